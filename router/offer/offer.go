@@ -1,0 +1,157 @@
+// Package offer is what a worker tells its gateways it sells: the wire types and their checks.
+package offer
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"cocoon/internal/nanoton"
+)
+
+// Limits of a sheet. A worker is a peer: what it sends is hostile until Validate has passed.
+const (
+	// OffersMax bounds the models of one worker, so that one peer can't fill the table.
+	OffersMax = 256
+	// NameMax bounds model and worker names, bytes; longer names are no names.
+	NameMax = 256
+	// FeaturesMax bounds the features of one offer.
+	FeaturesMax = 32
+	// CapacityMax bounds the requests one worker may claim to take at once.
+	CapacityMax = 100_000
+	// ContextMax bounds a claimed context window, tokens.
+	ContextMax = 1 << 27
+	// PriceMax bounds a price, nanoTON per million tokens: 1,000 TON.
+	PriceMax = 1000 * nanoton.PerTON
+)
+
+// Version is the version of the sheet that this code speaks.
+const Version = 1
+
+// Features that an offer can name. Unknown ones are kept and ignored.
+const (
+	FeatureChat       = "chat"
+	FeatureTools      = "tools"
+	FeatureVision     = "vision"
+	FeatureThinking   = "thinking"
+	FeatureJSONSchema = "json_schema"
+	FeatureLogprobs   = "logprobs"
+)
+
+// Price is what a worker asks, nanoTON per million tokens. Cached is for input tokens that the
+// engine found in its prefix cache.
+type Price struct {
+	In     nanoton.Amount `json:"in" yaml:"in"`
+	Cached nanoton.Amount `json:"cached" yaml:"cached"`
+	Out    nanoton.Amount `json:"out" yaml:"out"`
+}
+
+// Offer is one model that a worker sells.
+type Offer struct {
+	// Model is the name that clients ask for.
+	Model string `json:"model"`
+	// WeightsDigest is "sha256:" and the hex digest of the weights, or empty when the engine can't tell.
+	WeightsDigest string `json:"weights_digest,omitempty"`
+	// Engine is the inference server and its version, such as "ollama 0.17.4".
+	Engine string `json:"engine"`
+	// ContextTokens is the window that the engine runs the model with: prompt and answer together.
+	ContextTokens int `json:"context_tokens"`
+	// Features names what the model can do beyond plain text.
+	Features []string `json:"features"`
+	// Price is in nanoTON per million tokens.
+	Price Price `json:"price"`
+	// Slots is how many requests the engine runs at once; Capacity adds those that the worker lets wait.
+	Slots    int `json:"slots"`
+	Capacity int `json:"capacity"`
+}
+
+// Load is how busy a worker says it is, over all its models and gateways.
+type Load struct {
+	Running int `json:"running"`
+	Queued  int `json:"queued"`
+}
+
+// Sheet is everything a worker offers at one moment. A higher Version replaces a lower one whole.
+type Sheet struct {
+	V        int     `json:"v"`
+	Version  uint64  `json:"version"`
+	Name     string  `json:"name"`
+	Draining bool    `json:"draining,omitempty"`
+	Offers   []Offer `json:"offers"`
+	Load     Load    `json:"load"`
+}
+
+// ErrInvalid marks a sheet that breaks a limit or contradicts itself.
+var ErrInvalid = errors.New("invalid offer sheet")
+
+// Validate checks every limit; the error says which field is off and how.
+func (s *Sheet) Validate() error {
+	switch {
+	case s.V != Version:
+		return fmt.Errorf("%w: v is %d, want %d", ErrInvalid, s.V, Version)
+	case !validName(s.Name):
+		return fmt.Errorf("%w: name %q", ErrInvalid, clip(s.Name))
+	case len(s.Offers) > OffersMax:
+		return fmt.Errorf("%w: %d offers, at most %d", ErrInvalid, len(s.Offers), OffersMax)
+	case s.Load.Running < 0 || s.Load.Queued < 0:
+		return fmt.Errorf("%w: negative load", ErrInvalid)
+	}
+	seen := make(map[string]bool, len(s.Offers))
+	for i := range s.Offers {
+		o := &s.Offers[i]
+		if seen[o.Model] {
+			return fmt.Errorf("%w: model %q offered twice", ErrInvalid, clip(o.Model))
+		}
+		seen[o.Model] = true
+		if err := o.validate(); err != nil {
+			return fmt.Errorf("%w: offer of %q: %w", ErrInvalid, clip(o.Model), err)
+		}
+	}
+	return nil
+}
+
+func (o *Offer) validate() error {
+	switch {
+	case !validName(o.Model):
+		return errors.New("model name empty, too long or not printable")
+	case o.WeightsDigest != "" && !validDigest(o.WeightsDigest):
+		return errors.New("weights_digest is not sha256: and 64 hex digits")
+	case len(o.Engine) > NameMax:
+		return errors.New("engine name too long")
+	case o.ContextTokens < 1 || o.ContextTokens > ContextMax:
+		return fmt.Errorf("context_tokens %d out of range", o.ContextTokens)
+	case len(o.Features) > FeaturesMax:
+		return fmt.Errorf("%d features, at most %d", len(o.Features), FeaturesMax)
+	case o.Slots < 1 || o.Capacity < o.Slots || o.Capacity > CapacityMax:
+		return fmt.Errorf("slots %d, capacity %d out of range", o.Slots, o.Capacity)
+	}
+	return o.Price.Validate()
+}
+
+// Validate checks that each part of the price is between zero and PriceMax.
+func (p Price) Validate() error {
+	for _, a := range []nanoton.Amount{p.In, p.Cached, p.Out} {
+		if a < 0 || a > PriceMax {
+			return fmt.Errorf("price %d nanoTON per million tokens out of range", int64(a))
+		}
+	}
+	return nil
+}
+
+func validName(s string) bool {
+	if s == "" || len(s) > NameMax || !utf8.ValidString(s) {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '"' || r == '\\' }) < 0
+}
+
+func validDigest(s string) bool {
+	hex, ok := strings.CutPrefix(s, "sha256:")
+	if !ok || len(hex) != 64 {
+		return false
+	}
+	return strings.Trim(hex, "0123456789abcdef") == ""
+}
+
+func clip(s string) string { return s[:min(len(s), 64)] }

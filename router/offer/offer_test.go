@@ -1,0 +1,70 @@
+package offer
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+)
+
+func sheet() Sheet {
+	return Sheet{V: Version, Version: 1, Name: "w1", Offers: []Offer{{
+		Model: "org/model:7b", WeightsDigest: "sha256:" + strings.Repeat("ab", 32), Engine: "ollama 0.17.4",
+		ContextTokens: 4096, Features: []string{FeatureChat}, Price: Price{In: 10, Cached: 1, Out: 30}, Slots: 4, Capacity: 16,
+	}}}
+}
+
+func TestValidate(t *testing.T) {
+	s := sheet()
+	if err := s.Validate(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestValidateRefuses(t *testing.T) {
+	for name, spoil := range map[string]func(*Sheet){
+		"other version":     func(s *Sheet) { s.V = 2 },
+		"no name":           func(s *Sheet) { s.Name = "" },
+		"name with newline": func(s *Sheet) { s.Name = "a\nb" },
+		"model with space":  func(s *Sheet) { s.Offers[0].Model = "a b" },
+		"model with quote":  func(s *Sheet) { s.Offers[0].Model = `a"b` },
+		"long model":        func(s *Sheet) { s.Offers[0].Model = strings.Repeat("m", NameMax+1) },
+		"twice":             func(s *Sheet) { s.Offers = append(s.Offers, s.Offers[0]) },
+		"too many":          func(s *Sheet) { s.Offers = make([]Offer, OffersMax+1) },
+		"short digest":      func(s *Sheet) { s.Offers[0].WeightsDigest = "sha256:ab" },
+		"upper-case digest": func(s *Sheet) { s.Offers[0].WeightsDigest = "sha256:" + strings.Repeat("AB", 32) },
+		"negative price":    func(s *Sheet) { s.Offers[0].Price.Out = -1 },
+		"huge price":        func(s *Sheet) { s.Offers[0].Price.In = PriceMax + 1 },
+		"no slots":          func(s *Sheet) { s.Offers[0].Slots = 0 },
+		"capacity < slots":  func(s *Sheet) { s.Offers[0].Capacity = 1 },
+		"huge capacity":     func(s *Sheet) { s.Offers[0].Capacity = CapacityMax + 1 },
+		"no context":        func(s *Sheet) { s.Offers[0].ContextTokens = 0 },
+		"negative load":     func(s *Sheet) { s.Load.Queued = -1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := sheet()
+			spoil(&s)
+			if err := s.Validate(); !errors.Is(err, ErrInvalid) {
+				t.Errorf("Validate() = %v, want ErrInvalid", err)
+			}
+		})
+	}
+}
+
+func FuzzSheet(f *testing.F) {
+	good, err := json.Marshal(sheet())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{"v":1,"name":"x","offers":[{}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s Sheet
+		if json.Unmarshal(b, &s) != nil {
+			return
+		}
+		if s.Validate() == nil && len(s.Offers) > OffersMax {
+			t.Fatal("a sheet beyond its limit passed")
+		}
+	})
+}
