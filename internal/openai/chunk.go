@@ -1,0 +1,177 @@
+package openai
+
+import "fmt"
+
+// usageMax bounds a token count that an engine reports: no answer has a trillion, and prices times it fit int64.
+const usageMax = 1 << 40
+
+// Usage is the token counts of a request as the engine reports them, each from 0 to 1<<40.
+type Usage struct {
+	// Prompt is the tokens read; Cached those of them found in a cache, never more than Prompt.
+	Prompt, Cached int64
+	// Completion is the tokens made; Reasoning those spent on thinking, which most engines count in Completion.
+	Completion, Reasoning int64
+}
+
+// Chunk is what a relay reads of one streamed event (chat.completion.chunk or text_completion) in one scan.
+type Chunk struct {
+	// Usage is the token counts if HasUsage.
+	Usage Usage
+	// HasUsage tells of a top-level usage object; null is none.
+	HasUsage bool
+	// NoChoices tells that choices is empty or absent.
+	NoChoices bool
+	// Finishes counts the choices with a finish_reason.
+	Finishes int
+	// Content tells that some choice carries more than a role: text, reasoning, tool calls, a refusal and so on.
+	Content bool
+	// Error tells of a top-level error that is not null.
+	Error bool
+}
+
+// ReadChunk reads an event's data. It fails if that is not one JSON object, or has choices or usage that are none.
+// Of a key given twice the last counts.
+func ReadChunk(data []byte) (Chunk, error) {
+	s := scanner{data: data}
+	c := Chunk{NoChoices: true}
+	if !c.read(&s) {
+		return Chunk{}, fmt.Errorf("reading chunk: %s at byte %d", s.why, s.pos)
+	}
+	return c, nil
+}
+
+func (c *Chunk) read(s *scanner) bool {
+	s.begin()
+	for key, ok := s.member(true); ok; key, ok = s.member(false) {
+		switch string(key) {
+		case "choices":
+			c.readChoices(s)
+		case "usage":
+			c.Usage, c.HasUsage = Usage{}, false
+			if !s.literal("null") {
+				c.HasUsage = true
+				c.Usage.read(s)
+			}
+		case "error":
+			c.Error = !s.literal("null")
+			if c.Error {
+				s.skip()
+			}
+		default:
+			s.skip()
+		}
+	}
+	return s.end()
+}
+
+func (c *Chunk) readChoices(s *scanner) {
+	c.NoChoices, c.Finishes, c.Content = true, 0, false
+	if s.literal("null") {
+		return
+	}
+	if s.peek() != '[' {
+		s.fail("choices is not an array")
+		return
+	}
+	s.open()
+	for ok := s.element(true); ok; ok = s.element(false) {
+		c.NoChoices = false
+		c.readChoice(s)
+	}
+}
+
+func (c *Chunk) readChoice(s *scanner) {
+	if s.peek() != '{' {
+		s.fail("choice is not an object")
+		return
+	}
+	s.open()
+	finished, text, delta := false, false, false
+	for key, ok := s.member(true); ok; key, ok = s.member(false) {
+		switch string(key) {
+		case "finish_reason":
+			// Some engines send "" until the end.
+			finished = s.filled()
+		case "text":
+			text = s.filled()
+		case "delta":
+			delta = readDelta(s)
+		default:
+			s.skip()
+		}
+	}
+	if finished {
+		c.Finishes++
+	}
+	c.Content = c.Content || text || delta
+}
+
+// readDelta tells whether a delta has more than a role in it.
+func readDelta(s *scanner) (content bool) {
+	if s.literal("null") {
+		return false
+	}
+	if s.peek() != '{' {
+		return s.fail("delta is not an object")
+	}
+	s.open()
+	for key, ok := s.member(true); ok; key, ok = s.member(false) {
+		if s.filled() && string(key) != "role" {
+			content = true
+		}
+	}
+	return content
+}
+
+func (u *Usage) read(s *scanner) {
+	if s.peek() != '{' {
+		s.fail("usage is not an object")
+		return
+	}
+	s.open()
+	for key, ok := s.member(true); ok; key, ok = s.member(false) {
+		switch string(key) {
+		case "prompt_tokens":
+			u.Prompt = s.tokens()
+		case "completion_tokens":
+			u.Completion = s.tokens()
+		case "prompt_tokens_details":
+			u.Cached = s.detail("cached_tokens")
+		case "completion_tokens_details":
+			u.Reasoning = s.detail("reasoning_tokens")
+		default:
+			s.skip()
+		}
+	}
+	// Some engines add it up over n choices but count the prompt once.
+	u.Cached = min(u.Cached, u.Prompt)
+}
+
+// detail reads one count of a usage details object, which may be null.
+func (s *scanner) detail(name string) (n int64) {
+	if s.literal("null") {
+		return 0
+	}
+	if s.peek() != '{' {
+		s.fail("usage details are not an object")
+		return 0
+	}
+	s.open()
+	for key, ok := s.member(true); ok; key, ok = s.member(false) {
+		if string(key) == name {
+			n = s.tokens()
+		} else {
+			s.skip()
+		}
+	}
+	return n
+}
+
+// tokens reads a token count, null as 0.
+func (s *scanner) tokens() int64 {
+	n, ok := s.integer(usageMax)
+	if !ok {
+		s.fail("token count is not an integer from 0 to 2^40")
+	}
+	return n
+}

@@ -1,0 +1,326 @@
+// Package openai reads just enough of OpenAI's chat requests, chunks, answers and errors to meter and relay them.
+package openai
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+)
+
+// Limits of what a request may ask.
+const (
+	modelMax  = 256     // bytes of a model's name: longer than any, short enough for logs and metrics
+	choiceMax = 128     // the most n that OpenAI takes
+	tokensMax = 1 << 31 // far above any context, and no product of it with a price or n overflows int64 unnoticed
+)
+
+// Head is what a gateway reads of a chat request body in one top-level scan; the bytes are never decoded and
+// encoded again.
+type Head struct {
+	// Model is the model asked for, decoded: 1 to 256 bytes of UTF-8 without control characters.
+	Model string
+	// Stream tells whether the answer is to be streamed.
+	Stream bool
+	// IncludeUsage is stream_options.include_usage as the client asked; WithUsage leaves it.
+	IncludeUsage bool
+	// MaxTokens is max_completion_tokens if there, else max_tokens, in tokens; 0 if neither is given.
+	MaxTokens int64
+	// N is the number of answers asked for, 1 if not given.
+	N int64
+	// Tools tells whether there are tools or (legacy) functions.
+	Tools bool
+
+	size        int  // of the body the spans are of
+	end         int  // index of the object's closing brace
+	model       span // the model's value, with its quotes
+	options     span // the value of stream_options
+	usage       span // the value of include_usage in it
+	optionsNull bool
+	optionsBare bool // an object without members
+	hasMax      bool // max_completion_tokens is given
+	forced      bool // WithUsage has been here
+}
+
+// span is a part of the body; a zero one is of a key that isn't there, since a value never begins at 0.
+type span struct{ start, end int }
+
+// field is a top-level key that ReadHead relies on; 0 is any other key.
+type field int
+
+const (
+	fieldModel field = iota + 1
+	fieldStream
+	fieldStreamOptions
+	fieldMaxTokens
+	fieldMaxCompletionTokens
+	fieldN
+	fieldTools
+	fieldFunctions
+	fieldCount
+)
+
+// fieldNames has the key of each field.
+var fieldNames = [fieldCount]string{
+	"", "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "tools", "functions",
+}
+
+const includeUsage = "include_usage"
+
+// ReadHead reads a request body. Keys it does not know pass. Its error is an *Error with status 400, whose message
+// says what is wrong: not one JSON object (with the byte it breaks at), nested deeper than 64, or a key it relies on
+// that is doubled, of the wrong type or out of range. Such a key also may not appear in other letter case, because
+// engines written in Go would take it for the same.
+//
+// The scan checks structure, not all of JSON's grammar: the engine refuses what is not JSON, and what is means the same
+// to it as to ReadHead.
+func ReadHead(body []byte) (Head, error) {
+	s := scanner{data: body}
+	h := Head{N: 1, size: len(body)}
+	if !s.begin() {
+		return Head{}, syntaxError(&s)
+	}
+	var seen [fieldCount]bool
+	for key, ok := s.member(true); ok; key, ok = s.member(false) {
+		f, exact := fieldOf(key, s.odd)
+		if f == 0 {
+			s.skip()
+			continue
+		}
+		name := fieldNames[f]
+		if !exact {
+			return Head{}, BadRequest(name, "%s is written in other letter case", name)
+		}
+		if seen[f] {
+			return Head{}, BadRequest(name, "%s is given twice", name)
+		}
+		seen[f] = true
+		if why := h.read(f, &s); why != "" {
+			return Head{}, BadRequest(name, "%s %s", name, why)
+		}
+	}
+	h.end = s.pos - 1
+	if !s.end() {
+		return Head{}, syntaxError(&s)
+	}
+	if h.Model == "" {
+		return Head{}, BadRequest("model", "model is missing")
+	}
+	return h, nil
+}
+
+func syntaxError(s *scanner) *Error {
+	return BadRequest("", "request body is not a JSON object to be read: %s at byte %d", s.why, s.pos)
+}
+
+// fieldOf is the field a key names. It is not exact if only its letter case differs.
+func fieldOf(key []byte, odd bool) (f field, exact bool) {
+	switch string(key) {
+	case "model":
+		return fieldModel, true
+	case "stream":
+		return fieldStream, true
+	case "stream_options":
+		return fieldStreamOptions, true
+	case "max_tokens":
+		return fieldMaxTokens, true
+	case "max_completion_tokens":
+		return fieldMaxCompletionTokens, true
+	case "n":
+		return fieldN, true
+	case "tools":
+		return fieldTools, true
+	case "functions":
+		return fieldFunctions, true
+	}
+	if !odd || len(key) > scratchLen {
+		return 0, false
+	}
+	for i := fieldModel; i < fieldCount; i++ {
+		if bytes.EqualFold(key, []byte(fieldNames[i])) {
+			return i, false
+		}
+	}
+	return 0, false
+}
+
+// read takes a field's value. It returns what is wrong with it, to stand after its name, or "", also when the scanner
+// stopped at a mistake.
+func (h *Head) read(f field, s *scanner) string {
+	switch f {
+	case fieldModel:
+		return h.readModel(s)
+	case fieldStream:
+		ok := false
+		if h.Stream, ok = s.boolean(); !ok {
+			return "is neither true, false nor null"
+		}
+	case fieldStreamOptions:
+		return h.readOptions(s)
+	case fieldMaxTokens, fieldMaxCompletionTokens:
+		null := s.peek() == 'n'
+		n, ok := s.integer(tokensMax)
+		if !ok {
+			return "is not an integer from 0 to 2147483648"
+		}
+		if f == fieldMaxCompletionTokens && !null {
+			h.hasMax = true
+			h.MaxTokens = n
+		} else if !h.hasMax && !null {
+			h.MaxTokens = n
+		}
+	case fieldN:
+		null := s.peek() == 'n'
+		n, ok := s.integer(choiceMax)
+		if !ok || n == 0 && !null {
+			return "is not an integer from 1 to 128"
+		}
+		h.N = max(n, 1)
+	case fieldTools, fieldFunctions:
+		if s.literal("null") {
+			return ""
+		}
+		if s.peek() != '[' {
+			return "is neither an array nor null"
+		}
+		if s.filled() {
+			h.Tools = true
+		}
+	}
+	return ""
+}
+
+// boolean reads true, false, or null as false; ok is false for any other value.
+func (s *scanner) boolean() (value, ok bool) {
+	if s.literal("true") {
+		return true, true
+	}
+	return false, s.literal("false") || s.literal("null")
+}
+
+func (h *Head) readModel(s *scanner) string {
+	if s.peek() != '"' {
+		return "is not a string"
+	}
+	h.model.start = s.pos
+	raw, ok := s.str()
+	if !ok {
+		return ""
+	}
+	h.model.end = s.pos
+	// The longest escape is six bytes for one.
+	if len(raw) > 6*modelMax {
+		return "is longer than 256 bytes"
+	}
+	name := raw
+	if bytes.IndexByte(raw, '\\') >= 0 {
+		if name, ok = unescape(nil, raw); !ok {
+			return "has a bad escape"
+		}
+		// An escape that is half a character decodes to U+FFFD here, and to something else in other languages.
+		if bytes.ContainsRune(name, utf8.RuneError) {
+			return "is not valid Unicode"
+		}
+	}
+	switch {
+	case len(name) == 0:
+		return "is empty"
+	case len(name) > modelMax:
+		return "is longer than 256 bytes"
+	case !utf8.Valid(name):
+		return "is not valid UTF-8"
+	case bytes.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return "has a control character"
+	}
+	h.Model = string(name)
+	return ""
+}
+
+func (h *Head) readOptions(s *scanner) string {
+	h.options.start = s.pos
+	if s.literal("null") {
+		h.optionsNull = true
+		h.options.end = s.pos
+		return ""
+	}
+	if s.peek() != '{' {
+		return "is neither an object nor null"
+	}
+	s.open()
+	h.optionsBare = true
+	for key, ok := s.member(true); ok; key, ok = s.member(false) {
+		h.optionsBare = false
+		if string(key) != includeUsage {
+			if s.odd && bytes.EqualFold(key, []byte(includeUsage)) {
+				return "has include_usage written in other letter case"
+			}
+			s.skip()
+			continue
+		}
+		if h.usage.start > 0 {
+			return "has include_usage twice"
+		}
+		h.usage.start = s.pos
+		if h.IncludeUsage, ok = s.boolean(); !ok {
+			return "has an include_usage that is neither true, false nor null"
+		}
+		h.usage.end = s.pos
+	}
+	h.options.end = s.pos
+	return ""
+}
+
+// WithUsage returns the body with stream_options.include_usage true if it streams, at most 43 bytes longer; a body that
+// does not stream stays as it is. It writes into body, and into its spare capacity. The body must be the one h was
+// read from, or what the last WithUsage or WithModel of h returned; another length panics.
+func (h *Head) WithUsage(body []byte) []byte {
+	h.check(body)
+	if !h.Stream || h.IncludeUsage || h.forced {
+		return body
+	}
+	h.forced = true
+	switch {
+	case h.usage.start > 0:
+		return h.splice(body, h.usage, "true")
+	case h.optionsNull:
+		return h.splice(body, h.options, `{"include_usage":true}`)
+	case h.options.start > 0:
+		in := span{h.options.start + 1, h.options.start + 1}
+		if h.optionsBare {
+			return h.splice(body, in, `"include_usage":true`)
+		}
+		return h.splice(body, in, `"include_usage":true,`)
+	}
+	return h.splice(body, span{h.end, h.end}, `,"stream_options":{"include_usage":true}`)
+}
+
+// WithModel returns the body with the model's value replaced by a name, for engines that know the model under another.
+// Of the body it asks, and does with it, the same as WithUsage; h.Model stays as the client asked.
+func (h *Head) WithModel(body []byte, name string) []byte {
+	h.check(body)
+	return h.splice(body, h.model, string(appendString(nil, name)))
+}
+
+// check panics on a body that is not the one at hand: a splice of it would send the engine garbage.
+func (h *Head) check(body []byte) {
+	if len(body) != h.size {
+		panic("openai: head is of a body of " + strconv.Itoa(h.size) + " bytes, not " + strconv.Itoa(len(body)))
+	}
+}
+
+// splice replaces a part of the body and moves the spans along.
+func (h *Head) splice(body []byte, at span, text string) []byte {
+	grow := len(text) - (at.end - at.start)
+	for _, sp := range []*span{&h.model, &h.options, &h.usage} {
+		switch {
+		case sp.start >= at.end:
+			sp.start += grow
+			sp.end += grow
+		case sp.end >= at.end:
+			sp.end += grow
+		}
+	}
+	h.end += grow
+	h.size += grow
+	return slices.Replace(body, at.start, at.end, []byte(text)...)
+}
