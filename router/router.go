@@ -51,14 +51,14 @@ const (
 
 // Table knows every endpoint. W is the caller's handle to a worker's connection. Reads take no lock:
 // they see an immutable snapshot that writers replace.
-type Table[W any] struct {
+type Table[W comparable] struct {
 	mu      sync.Mutex // held by writers only
 	workers map[ID]*worker[W]
 	snap    atomic.Pointer[map[string]*market[W]]
 }
 
 // worker is one connected worker at one moment; an update makes a new one that shares the state.
-type worker[W any] struct {
+type worker[W comparable] struct {
 	id     ID
 	handle W
 	sheet  *offer.Sheet
@@ -71,19 +71,19 @@ type state struct {
 }
 
 // market is the endpoints of one model, in the order of their workers' IDs.
-type market[W any] struct {
+type market[W comparable] struct {
 	endpoints []endpoint[W]
 	turn      *atomic.Uint32 // where the next scan starts, so that ties rotate
 }
 
 // endpoint is one worker's offer of one model.
-type endpoint[W any] struct {
+type endpoint[W comparable] struct {
 	worker *worker[W]
 	offer  *offer.Offer
 }
 
 // NewTable is an empty table.
-func NewTable[W any]() *Table[W] {
+func NewTable[W comparable]() *Table[W] {
 	t := &Table[W]{workers: map[ID]*worker[W]{}}
 	t.snap.Store(&map[string]*market[W]{})
 	return t
@@ -102,10 +102,13 @@ func (t *Table[W]) Update(id ID, handle W, sheet *offer.Sheet) {
 	t.publish()
 }
 
-// Remove takes a worker out; leases that run end by themselves.
-func (t *Table[W]) Remove(id ID) {
+// Remove takes a worker out, unless it has come back with another handle since; leases that run end by themselves.
+func (t *Table[W]) Remove(id ID, handle W) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if w := t.workers[id]; w == nil || w.handle != handle {
+		return
+	}
 	delete(t.workers, id)
 	t.publish()
 }
@@ -137,7 +140,7 @@ func (t *Table[W]) publish() {
 }
 
 // Lease is one request's claim on an endpoint. It must be released exactly once.
-type Lease[W any] struct {
+type Lease[W comparable] struct {
 	// Worker is the worker's ID, Handle the caller's way to it, Offer what it sells and at which price.
 	Worker ID
 	Handle W

@@ -81,7 +81,11 @@ func TestPickRefuses(t *testing.T) {
 	if _, err := table.Pick(&Request{Model: "m"}); !errors.Is(err, ErrUnknownModel) {
 		t.Errorf("draining: %v", err)
 	}
-	table.Remove(id(1))
+	table.Remove(id(1), "an older connection")
+	if n, _ := table.Workers(); n != 1 {
+		t.Errorf("%d workers after Remove by a handle that was replaced, want 1", n)
+	}
+	table.Remove(id(1), "a")
 	if n, _ := table.Workers(); n != 0 {
 		t.Errorf("%d workers after Remove", n)
 	}
