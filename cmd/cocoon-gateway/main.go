@@ -1,0 +1,129 @@
+// Command cocoon-gateway is the gateway daemon and the operator's commands.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cocoon/gateway"
+	"cocoon/internal/daemon"
+)
+
+// version is stamped at link time.
+var version string
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+const usage = `cocoon-gateway: routes requests of OpenAI clients to workers.
+
+  cocoon-gateway [run]  [--config FILE]        serve until SIGINT or SIGTERM
+  cocoon-gateway check-config [--config FILE]  read the configuration, say what is wrong with it
+  cocoon-gateway keys create NAME              make an API key; it is shown this once
+  cocoon-gateway keys list
+  cocoon-gateway keys revoke ID
+  cocoon-gateway workers list                  who dialed in, and who waits for approval
+  cocoon-gateway workers approve ID
+  cocoon-gateway workers revoke ID
+  cocoon-gateway id                            what workers pin as this gateway's identity
+  cocoon-gateway version
+
+The commands take --config FILE (default gateway.yaml) or --data DIR, before or after their words, and work
+while the gateway runs: a change counts within a second.
+`
+
+// errUsage means that the command line made no sense; what is wrong was said already or is its text.
+var errUsage = errors.New("see 'cocoon-gateway help'")
+
+func run(args []string, stdout, stderr io.Writer) int {
+	err := dispatch(args, stdout, stderr)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(stderr, "cocoon-gateway:", err)
+		return 2
+	}
+	fmt.Fprintln(stderr, "cocoon-gateway:", err)
+	return 1
+}
+
+// options are the flags that every command takes.
+type options struct {
+	config, data string
+	words        []string // what is left: the command's own arguments
+}
+
+func parse(args []string, stdout io.Writer) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("cocoon-gateway", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&o.config, "config", "gateway.yaml", "")
+	fs.StringVar(&o.data, "data", "", "")
+	for rest := args; ; rest = fs.Args()[1:] { // flags may stand anywhere
+		if err := fs.Parse(rest); errors.Is(err, flag.ErrHelp) {
+			fmt.Fprint(stdout, usage)
+			return o, err
+		} else if err != nil {
+			return o, fmt.Errorf("%w: %w", err, errUsage)
+		}
+		if fs.NArg() == 0 {
+			return o, nil
+		}
+		o.words = append(o.words, fs.Arg(0))
+	}
+}
+
+func dispatch(args []string, stdout, stderr io.Writer) error {
+	o, err := parse(args, stdout)
+	if err != nil {
+		return err
+	}
+	command := "run"
+	if len(o.words) > 0 {
+		command, o.words = o.words[0], o.words[1:]
+	}
+	switch command {
+	case "run":
+		return serve(o, stderr)
+	case "check-config":
+		return checkConfig(o, stdout)
+	case "keys":
+		return keys(o, stdout)
+	case "workers":
+		return workers(o, stdout)
+	case "id":
+		return printID(o, stdout)
+	case "version":
+		_, err = fmt.Fprintln(stdout, "cocoon-gateway", daemon.Version(version))
+	case "help":
+		_, err = fmt.Fprint(stdout, usage)
+	default:
+		err = fmt.Errorf("no command %q: %w", command, errUsage)
+	}
+	return err
+}
+
+func serve(o options, stderr io.Writer) error {
+	cfg, err := load(o)
+	if err != nil {
+		return err
+	}
+	ctx, stop := daemon.Context()
+	defer stop()
+	log := daemon.Logger(stderr, cfg.LogLevel)
+	server, err := gateway.New(cfg, log, prometheus.NewRegistry(), daemon.Version(version))
+	if err != nil {
+		return err
+	}
+	if err := server.Listen(); err != nil {
+		return err
+	}
+	return server.Run(ctx)
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"cocoon/gateway"
+	"cocoon/internal/tunnel"
+)
+
+// load reads the configuration; --data takes the place of its data_dir.
+func load(o options) (gateway.Config, error) {
+	cfg, err := gateway.LoadConfig(o.config)
+	if o.data != "" {
+		cfg.DataDir = o.data
+	}
+	return cfg, err
+}
+
+// dataDir is the gateway's data folder: --data, or what the configuration says.
+func dataDir(o options) (string, error) {
+	if o.data != "" {
+		return o.data, nil
+	}
+	cfg, err := load(o)
+	return cfg.DataDir, err
+}
+
+func checkConfig(o options, stdout io.Writer) error {
+	if _, err := load(o); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(stdout, "%s is fine\n", o.config)
+	return err
+}
+
+// one is the single argument that a command takes.
+func (o options) one(what string) (string, error) {
+	if len(o.words) != 2 {
+		return "", fmt.Errorf("'%s' takes one %s: %w", o.words[0], what, errUsage)
+	}
+	return o.words[1], nil
+}
+
+func keys(o options, stdout io.Writer) error {
+	dir, err := dataDir(o)
+	if err != nil {
+		return err
+	}
+	if len(o.words) == 0 {
+		return fmt.Errorf("keys create, list or revoke: %w", errUsage)
+	}
+	store := gateway.OpenKeys(dir)
+	switch o.words[0] {
+	case "create":
+		name, err := o.one("name")
+		if err != nil {
+			return err
+		}
+		key, err := store.Create(name, time.Now())
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(stdout, key.Reveal())
+		return err
+	case "list":
+		return listKeys(store, stdout)
+	case "revoke":
+		id, err := o.one("ID")
+		if err != nil {
+			return err
+		}
+		if err := store.Revoke(id, time.Now()); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(stdout, "revoked %s\n", id)
+		return err
+	}
+	return fmt.Errorf("no command 'keys %s': %w", o.words[0], errUsage)
+}
+
+func listKeys(store *gateway.Keys, stdout io.Writer) error {
+	list, err := store.List()
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tNAME\tCREATED\tREVOKED")
+	for _, k := range list {
+		revoked := "-"
+		if !k.Revoked.IsZero() {
+			revoked = k.Revoked.Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.ID, k.Name, k.Created.Format(time.RFC3339), revoked)
+	}
+	return w.Flush()
+}
+
+func workers(o options, stdout io.Writer) error {
+	dir, err := dataDir(o)
+	if err != nil {
+		return err
+	}
+	if len(o.words) == 0 {
+		return fmt.Errorf("workers list, approve or revoke: %w", errUsage)
+	}
+	store := gateway.OpenWorkers(dir)
+	switch o.words[0] {
+	case "list":
+		return listWorkers(store, stdout)
+	case "approve", "revoke":
+		id, err := o.one("ID")
+		if err != nil {
+			return err
+		}
+		state := gateway.Approved
+		if o.words[0] == "revoke" {
+			state = gateway.Revoked
+		}
+		if err := store.Decide(id, state, time.Now()); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(stdout, "%s %s\n", state, id)
+		return err
+	}
+	return fmt.Errorf("no command 'workers %s': %w", o.words[0], errUsage)
+}
+
+func listWorkers(store *gateway.Workers, stdout io.Writer) error {
+	list, err := store.List()
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tSTATE\tFIRST SEEN")
+	for _, e := range list {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", e.ID, e.State, e.First.Format(time.RFC3339))
+	}
+	return w.Flush()
+}
+
+// printID shows the identity, which the first start makes.
+func printID(o options, stdout io.Writer) error {
+	dir, err := dataDir(o)
+	if err != nil {
+		return err
+	}
+	identity, err := tunnel.LoadIdentity(filepath.Join(dir, gateway.IdentityFile))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, identity.ID())
+	return err
+}

@@ -1,0 +1,144 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// Config is gateway.yaml. A field left out takes the default named at it; an unknown field is an error.
+type Config struct {
+	// Listen is where apps connect: host:port. Put a public address here only together with TLS, or behind
+	// a proxy that ends TLS on this machine. Default 127.0.0.1:8080.
+	Listen string `yaml:"listen"`
+	// OpsListen is where metrics, health and profiles are served: no key is asked for there, so keep it on
+	// loopback or a private network. Default 127.0.0.1:9090.
+	OpsListen string `yaml:"ops_listen"`
+	// WorkerListen is where workers dial in, TLS 1.3 with the gateway's own pinned identity. Workers must be
+	// able to reach it from wherever they are. Default :8443.
+	WorkerListen string `yaml:"worker_listen"`
+	// DataDir holds everything the gateway keeps: keys, enrolled workers, its identity. Back it up; whoever
+	// reads it can pose as this gateway. Required.
+	DataDir string `yaml:"data_dir"`
+	// Enrolment says how a worker that was never seen gets in. "approve": it waits until the operator runs
+	// "cocoon-gateway workers approve ID". "auto": at once; for development only. Default approve.
+	Enrolment string `yaml:"enrolment"`
+	// TLS serves Listen over HTTPS with this certificate. Without it apps speak plain HTTP. Default none.
+	TLS *TLSConfig `yaml:"tls"`
+	// Limits bounds what one client can take. Each has a default that suits a machine with 2 cores.
+	Limits Limits `yaml:"limits"`
+	// LogLevel is debug, info, warn or error. No level logs a prompt, an answer or a key. Default info.
+	LogLevel slog.Level `yaml:"log_level"`
+}
+
+// TLSConfig names the files of a certificate chain and its key, both PEM.
+type TLSConfig struct {
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
+}
+
+// Limits bounds clients and engines.
+type Limits struct {
+	// ConcurrentPerKey is how many requests one API key may have running; one more gets a 429. Default 1024.
+	ConcurrentPerKey int `yaml:"concurrent_per_key"`
+	// BufferedMiB is how much memory request bodies and unfinished events may take in all; beyond it new
+	// requests get a 503 with Retry-After. Default 256.
+	BufferedMiB int `yaml:"buffered_mib"`
+	// BodyTimeout is how long a client may take to send its request body; then it gets a 408. Default 60s.
+	BodyTimeout time.Duration `yaml:"body_timeout"`
+	// FirstByteTimeout is how long a worker may stay silent before the first byte of its answer: queue and
+	// prefill together, and for answers that are not streamed the whole generation. Then the request moves
+	// to another worker or ends with a 504. Default 10m, as long as OpenAI's own clients wait.
+	FirstByteTimeout time.Duration `yaml:"first_byte_timeout"`
+	// IdleTimeout is how long a stream may pause between two events; then it ends with an error event.
+	// Default 60s.
+	IdleTimeout time.Duration `yaml:"idle_timeout"`
+	// KeepAlive is the silence after which a waiting stream gets an SSE comment, so that proxies and clients
+	// don't give up. The first one commits status 200. Default 15s; below 10s some clients count comments
+	// as a fault.
+	KeepAlive time.Duration `yaml:"keep_alive"`
+}
+
+// configMax bounds gateway.yaml: nothing sensible is longer.
+const configMax = 1 << 20
+
+// DefaultConfig is the configuration of an empty file.
+func DefaultConfig() Config {
+	return Config{
+		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090", WorkerListen: ":8443", Enrolment: "approve",
+		Limits: Limits{
+			ConcurrentPerKey: 1024, BufferedMiB: 256, BodyTimeout: time.Minute,
+			FirstByteTimeout: 10 * time.Minute, IdleTimeout: time.Minute, KeepAlive: 15 * time.Second,
+		},
+	}
+}
+
+// LoadConfig reads and checks gateway.yaml. The error names the field and what is wrong with it.
+func LoadConfig(path string) (Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, configMax+1))
+	if err != nil {
+		return Config{}, err
+	}
+	c, err := parseConfig(text)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+func parseConfig(text []byte) (Config, error) {
+	c := DefaultConfig()
+	if len(text) > configMax {
+		return c, fmt.Errorf("longer than %d bytes", configMax)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return c, err
+	}
+	return c, c.validate()
+}
+
+func (c *Config) validate() error {
+	for name, addr := range map[string]string{"listen": c.Listen, "ops_listen": c.OpsListen, "worker_listen": c.WorkerListen} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("%s: want host:port: %w", name, err)
+		}
+	}
+	switch {
+	case c.DataDir == "":
+		return errors.New("data_dir: missing; name a folder of this gateway's own")
+	case c.Enrolment != "approve" && c.Enrolment != "auto":
+		return fmt.Errorf("enrolment: %q, want approve or auto", c.Enrolment)
+	case c.TLS != nil && (c.TLS.CertFile == "" || c.TLS.KeyFile == ""):
+		return errors.New("tls: needs both cert_file and key_file")
+	}
+	return c.Limits.validate()
+}
+
+func (l *Limits) validate() error {
+	for name, v := range map[string]int64{
+		"concurrent_per_key": int64(l.ConcurrentPerKey), "buffered_mib": int64(l.BufferedMiB), "body_timeout": int64(l.BodyTimeout),
+		"first_byte_timeout": int64(l.FirstByteTimeout), "idle_timeout": int64(l.IdleTimeout), "keep_alive": int64(l.KeepAlive),
+	} {
+		if v <= 0 {
+			return fmt.Errorf("limits.%s: must be above zero", name)
+		}
+	}
+	if l.BufferedMiB < bodyMax>>20 {
+		return fmt.Errorf("limits.buffered_mib: %d is below one request body of %d MiB", l.BufferedMiB, bodyMax>>20)
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"cocoon/internal/h1"
+	"cocoon/internal/openai"
+	"cocoon/internal/sse"
+	"cocoon/router"
+)
+
+// statusClientGone stands in metrics for requests whose client left before the answer's end; it is never sent.
+const statusClientGone = 499
+
+// busyRetry is what clients are told to wait when all workers are at their capacity, or the gateway's memory is.
+const busyRetry = 2 * time.Second
+
+func errTooMany(limit int) *openai.Error {
+	e := openai.NewError(http.StatusTooManyRequests, "rate_limit_exceeded", "this key has %d requests running, which is its limit; wait for one to end", limit)
+	e.RetryAfter = time.Second
+	return e
+}
+
+func errBusy() *openai.Error {
+	e := openai.NewError(http.StatusServiceUnavailable, "server_is_overloaded", "every worker of this model is at its capacity; try again soon")
+	e.RetryAfter = busyRetry
+	return e
+}
+
+func errMemory() *openai.Error {
+	e := openai.NewError(http.StatusServiceUnavailable, "server_is_overloaded", "the gateway holds as many request bodies as it may; try again soon")
+	e.RetryAfter = busyRetry
+	return e
+}
+
+func errTooLarge() *openai.Error {
+	e := openai.NewError(http.StatusRequestEntityTooLarge, "request_too_large", "the request body is larger than %d MiB", bodyMax>>20)
+	e.NoRetry = true
+	return e
+}
+
+func errClientGone() *failure {
+	return &failure{outcome: router.ClientGone, reason: "client_gone", final: true, cause: context.Canceled}
+}
+
+// errFault is a worker that broke before it said anything useful.
+func errFault(reason string, cause error) *failure {
+	return &failure{outcome: router.WorkerFault, reason: reason, cause: cause, err: openai.NewError(http.StatusBadGateway, "worker_failed", "the worker failed: %s", words[reason])}
+}
+
+// words says a reason to the client, who learns nothing about the worker that could point to its place.
+var words = map[string]string{
+	"no_connection":   "it has no free connection",
+	"connection":      "its connection broke",
+	"protocol":        "it broke the protocol",
+	"invalid_event":   "it sent an event that is not valid JSON",
+	"invalid_answer":  "its answer is not a chat completion",
+	"no_finish":       "its answer ended without a finish reason",
+	"too_long":        "its answer is too long",
+	"engine":          "its engine reported an error",
+	"model_gone":      "it does not serve the model any more",
+	"unexpected_type": "its answer has the wrong content type",
+}
+
+// broken says what an error of the worker's connection means. The client's leaving closes that connection too.
+func (c *call) broken(err error) *failure {
+	switch {
+	case c.r.Context().Err() != nil:
+		return errClientGone()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return c.tooLate()
+	case errors.Is(err, sse.ErrTooLong):
+		return errFault("too_long", err)
+	case errors.Is(err, h1.ErrProtocol):
+		return errFault("protocol", err)
+	}
+	return errFault("connection", err)
+}
+
+// tooLate is a worker that said nothing for too long.
+func (c *call) tooLate() *failure {
+	limit, what := c.s.cfg.Limits.FirstByteTimeout, "no answer"
+	if c.stream.begun {
+		limit, what = c.s.cfg.Limits.IdleTimeout, "no further event"
+	}
+	return &failure{
+		outcome: router.WorkerFault, reason: "timeout", cause: os.ErrDeadlineExceeded,
+		err: openai.NewError(http.StatusGatewayTimeout, "worker_timeout", "%s from the worker within %s", what, limit),
+	}
+}
+
+// errorHeadMax is how much of a worker's error answer is read.
+const errorHeadMax = 64 << 10
+
+// checkHead turns anything but the answer that was asked for into a failure.
+func (c *call) checkHead(resp *h1.Response) *failure {
+	if resp.Status == http.StatusOK {
+		if sse := isEventStream(resp.ContentType); sse != c.head.Stream {
+			return errFault("unexpected_type", nil)
+		}
+		return nil
+	}
+	text, err := io.ReadAll(io.LimitReader(resp, errorHeadMax))
+	if err != nil {
+		return c.broken(err)
+	}
+	return c.reported(openai.ParseError(resp.Status, text))
+}
+
+// reported says what a worker's own error means: the client's fault, which any worker would find, or its own.
+func (c *call) reported(e *openai.Error) *failure {
+	switch e.Status {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
+		e.NoRetry = true
+		return &failure{outcome: router.Served, reason: "bad_request", err: e, final: true}
+	case http.StatusNotFound:
+		f := errFault("model_gone", nil)
+		f.outcome = router.WorkerBusy
+		return f
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return &failure{outcome: router.WorkerBusy, reason: "busy", err: errBusy()}
+	case http.StatusGatewayTimeout:
+		f := c.tooLate()
+		f.cause = nil
+		return f
+	}
+	return errFault("engine", nil)
+}

@@ -1,0 +1,133 @@
+package gateway
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"cocoon/internal/openai"
+	"cocoon/router"
+)
+
+// modelLabelsMax bounds the values of the label "model": a worker can offer any name. What comes later is "other".
+const modelLabelsMax = 1000
+
+// metrics is what the gateway counts. Labels come from closed sets; none holds anything of a request's content.
+type metrics struct {
+	requests *prometheus.CounterVec   // code
+	refused  *prometheus.CounterVec   // reason
+	models   sync.Map                 // model name -> *modelMetrics
+	known    atomic.Int64             // entries of models
+	outcomes *prometheus.CounterVec   // model, outcome
+	ttft     *prometheus.HistogramVec // model
+	duration *prometheus.HistogramVec // model
+	tokens   *prometheus.CounterVec   // model, kind
+	overhead prometheus.Histogram
+	inflight prometheus.Gauge
+	retries  prometheus.Counter
+	noBudget prometheus.Counter
+	noUsage  prometheus.Counter
+	reports  prometheus.Counter
+	codes    sync.Map // status -> prometheus.Counter
+}
+
+// modelMetrics is the counters of one model, looked up once a request.
+type modelMetrics struct {
+	outcomes       [4]prometheus.Counter // by router.Outcome
+	ttft, duration prometheus.Observer
+	in, cached     prometheus.Counter
+	out, reasoning prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "cocoon_gateway", Name: name, Help: help}, labels)
+	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "cocoon_gateway", Name: name, Help: help, Buckets: buckets,
+		}, labels)
+	}
+	seconds := []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600}
+	m := &metrics{
+		requests: counter("requests_total", "Answered requests by HTTP status.", "code"),
+		refused:  counter("attempts_failed_total", "Attempts on a worker that did not serve, by reason.", "reason"),
+		outcomes: counter("leases_total", "Ended leases by outcome.", "model", "outcome"),
+		ttft:     histogram("time_to_first_token_seconds", "Request read to first content of a stream.", seconds, "model"),
+		duration: histogram("request_duration_seconds", "Request to the end of its answer.", seconds, "model"),
+		tokens:   counter("tokens_total", "Tokens that engines reported: in, cached (part of in), out, reasoning (part of out).", "model", "kind"),
+		overhead: histogram("overhead_seconds", "The gateway's own part of a request: reading, checking, choosing; not waiting.",
+			[]float64{2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, .1, 1}).WithLabelValues().(prometheus.Histogram),
+		inflight: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "cocoon_gateway", Name: "requests_in_flight", Help: "Requests being served."}),
+		retries:  counter("retries_total", "Attempts beyond the first.").WithLabelValues(),
+		noBudget: counter("retries_refused_total", "Retries that the retry budget did not allow.").WithLabelValues(),
+		noUsage:  counter("answers_without_usage_total", "Complete answers whose engine told no usage.").WithLabelValues(),
+		reports:  counter("worker_reports_total", "Reports that workers sent.").WithLabelValues(),
+	}
+	gauge := func(name, help string, f func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "cocoon_gateway", Name: name, Help: help}, f)
+	}
+	reg.MustRegister(
+		m.requests, m.refused, m.outcomes, m.ttft, m.duration, m.tokens, m.overhead, m.inflight, m.retries, m.noBudget, m.noUsage, m.reports,
+		gauge("workers", "Connected workers.", func() float64 { n, _ := s.table.Workers(); return float64(n) }),
+		gauge("leases", "Leases that run.", func() float64 { _, n := s.table.Workers(); return float64(n) }),
+		gauge("models", "Models that are served now.", func() float64 { return float64(len(s.table.Models())) }),
+		gauge("buffered_bytes", "Memory that request bodies and answers take.", func() float64 { return float64(s.memory.used.Load()) }),
+		gauge("keys", "Live API keys.", func() float64 { return float64(len(*s.ring.Load())) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "cocoon_gateway", Name: "build_info", Help: "1, labelled by version.",
+			ConstLabels: prometheus.Labels{"version": s.version},
+		}, func() float64 { return 1 }),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// model is the counters of a model that is offered; only such names become labels.
+func (m *metrics) model(name string) *modelMetrics {
+	if v, ok := m.models.Load(name); ok {
+		return v.(*modelMetrics)
+	}
+	label := name
+	if m.known.Add(1) > modelLabelsMax {
+		m.known.Add(-1)
+		label = "other"
+	}
+	v := &modelMetrics{
+		ttft: m.ttft.WithLabelValues(label), duration: m.duration.WithLabelValues(label),
+		in: m.tokens.WithLabelValues(label, "in"), cached: m.tokens.WithLabelValues(label, "cached"),
+		out: m.tokens.WithLabelValues(label, "out"), reasoning: m.tokens.WithLabelValues(label, "reasoning"),
+	}
+	for outcome, word := range map[router.Outcome]string{
+		router.Served: "served", router.ClientGone: "client_gone", router.WorkerBusy: "worker_busy", router.WorkerFault: "worker_fault",
+	} {
+		v.outcomes[outcome] = m.outcomes.WithLabelValues(label, word)
+	}
+	if label == "other" {
+		return v
+	}
+	kept, _ := m.models.LoadOrStore(name, v)
+	return kept.(*modelMetrics)
+}
+
+// answered counts a request's end by its status.
+func (m *metrics) answered(status int) {
+	c, ok := m.codes.Load(status)
+	if !ok {
+		c, _ = m.codes.LoadOrStore(status, m.requests.WithLabelValues(strconv.Itoa(status)))
+	}
+	c.(prometheus.Counter).Inc()
+}
+
+func (m *modelMetrics) usage(u openai.Usage) {
+	m.in.Add(float64(u.Prompt))
+	m.cached.Add(float64(u.Cached))
+	m.out.Add(float64(u.Completion))
+	m.reasoning.Add(float64(u.Reasoning))
+}
+
+func since(t time.Time) float64 { return time.Since(t).Seconds() }

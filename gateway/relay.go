@@ -1,0 +1,344 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"cocoon/internal/h1"
+	"cocoon/internal/openai"
+	"cocoon/internal/sse"
+	"cocoon/router"
+)
+
+// Limits of an answer.
+const (
+	answerMax    = 64 << 20         // bytes of an answer that is not streamed
+	streamBuffer = 4 << 10          // first buffer of a stream; events are a few hundred bytes
+	earlyEvents  = 64               // events without content that are held back before the stream counts as begun
+	earlyMax     = 256 << 10        // bytes of them
+	stallMax     = 60 * time.Second // a client that takes no byte for so long is gone
+	drainMax     = time.Second      // for the end of a stream after its [DONE]
+	blockingMax  = 64 << 10         // an answer up to this size fits the socket's buffer: writing it can't block long
+)
+
+const (
+	doneData   = "[DONE]"
+	doneEvent  = "data: [DONE]\n\n"
+	keepAlive  = ": keep-alive\n" // no blank line: some SDKs take that for an empty event
+	dataPrefix = "data: "
+)
+
+// stream is the state of a streamed answer. Across attempts only what the client saw stays.
+type stream struct {
+	out       *[]byte // events for the client; nil when there are none
+	early     int     // events held back before the first content
+	begun     bool    // this attempt's worker sent an event
+	finishes  int     // choices that ended
+	heard     time.Time
+	wrote     time.Time
+	stallFrom time.Time // when the write deadline was set
+}
+
+// reset begins an attempt: what an earlier worker sent without content is forgotten.
+func (st *stream) reset(c *call) {
+	if st.out != nil {
+		*st.out = (*st.out)[:0]
+	}
+	st.early, st.begun, st.finishes = 0, false, 0
+	c.usage = openai.Usage{}
+	st.heard = c.sent
+	if st.wrote.IsZero() {
+		st.wrote = c.sent
+	}
+	if !c.head.Stream {
+		st.wrote = c.sent.Add(c.s.cfg.Limits.FirstByteTimeout) // nothing can be sent while an answer is awaited
+	}
+}
+
+// limit is how long the worker may be silent now.
+func (st *stream) limit(c *call) time.Duration {
+	if st.begun {
+		return c.s.cfg.Limits.IdleTimeout
+	}
+	return c.s.cfg.Limits.FirstByteTimeout
+}
+
+// wake is when a read from the worker returns at the latest: to give up, or to send a sign of life.
+func (st *stream) wake(c *call) time.Time {
+	giveUp, sign := st.heard.Add(st.limit(c)), st.wrote.Add(c.s.cfg.Limits.KeepAlive)
+	if sign.Before(giveUp) {
+		return sign
+	}
+	return giveUp
+}
+
+// waited handles an error of a read from the worker: nil if it was only time for a sign of life. The deadline is
+// moved only here, so that reads in time cost nothing; therefore it may come early, which is no harm.
+func (c *call) waited(conn *h1.Conn, err error) *failure {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return c.broken(err)
+	}
+	now, st := time.Now(), &c.stream
+	if now.Sub(st.heard) >= st.limit(c) || !c.head.Stream {
+		return c.tooLate()
+	}
+	if now.Sub(st.wrote) >= c.s.cfg.Limits.KeepAlive {
+		if f := c.signOfLife(now); f != nil {
+			return f
+		}
+	}
+	if err := conn.Net().SetReadDeadline(st.wake(c)); err != nil {
+		return c.broken(err)
+	}
+	return nil
+}
+
+// signOfLife sends a comment, so that neither client nor proxies give up. The first one commits the status.
+func (c *call) signOfLife(now time.Time) *failure {
+	c.sendHead(now)
+	return c.write([]byte(keepAlive), now)
+}
+
+// relayStream passes events on until the stream's end.
+func (c *call) relayStream(conn *h1.Conn, resp *h1.Response) *failure {
+	m, st := &c.s.memory, &c.stream
+	buf := m.get(streamBuffer)
+	events := sse.NewReader(resp, *buf)
+	defer func() {
+		*buf = events.Buffer()
+		m.put(buf)
+	}()
+	for {
+		data, err := events.Next()
+		if err != nil {
+			if f := c.ended(conn, err); f != nil {
+				return f
+			}
+			continue
+		}
+		if string(data) == doneData {
+			return c.finish(conn, events)
+		}
+		if f := c.event(conn, data); f != nil {
+			return f
+		}
+		if c.content && !events.Buffered() {
+			if f := st.flush(c); f != nil {
+				return f
+			}
+		}
+	}
+}
+
+// ended handles what Next returned instead of an event: nil to go on.
+func (c *call) ended(conn *h1.Conn, err error) *failure {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if c.r.Context().Err() == nil {
+			return errFault("no_finish", err)
+		}
+	}
+	return c.waited(conn, err)
+}
+
+// event takes one event: into the output, unless the client has not asked for it.
+func (c *call) event(conn *h1.Conn, data []byte) *failure {
+	st := &c.stream
+	chunk, err := openai.ReadChunk(data)
+	switch {
+	case err != nil:
+		return errFault("invalid_event", nil)
+	case chunk.Error:
+		return c.reported(openai.ParseError(http.StatusBadGateway, data))
+	}
+	if !st.begun {
+		st.begun = true
+		st.heard = time.Now()
+		_ = conn.Net().SetReadDeadline(st.wake(c)) // the limit is another one now; a dead connection says so when read
+	}
+	st.finishes += chunk.Finishes
+	if chunk.HasUsage {
+		c.usage = chunk.Usage
+		if chunk.NoChoices && !c.head.IncludeUsage {
+			return nil
+		}
+	}
+	if st.out == nil {
+		st.out = c.s.memory.get(streamBuffer)
+	}
+	*st.out = append(append(append(*st.out, dataPrefix...), data...), '\n', '\n')
+	if !c.content {
+		st.early++
+		if chunk.Content || chunk.Finishes > 0 || st.early > earlyEvents || len(*st.out) > earlyMax {
+			c.begin()
+		}
+	}
+	return nil
+}
+
+// begin is the first content: from here on the answer is this worker's.
+func (c *call) begin() {
+	c.content = true
+	c.model.ttft.Observe(since(c.start))
+}
+
+// finish ends a stream that said [DONE], and leaves the connection ready for the next request.
+func (c *call) finish(conn *h1.Conn, events *sse.Reader) *failure {
+	st := &c.stream
+	if int64(st.finishes) < c.head.N {
+		return errFault("no_finish", nil)
+	}
+	c.content = true
+	if c.usage == (openai.Usage{}) {
+		c.s.metrics.noUsage.Inc()
+	}
+	if st.out == nil {
+		st.out = c.s.memory.get(streamBuffer)
+	}
+	*st.out = append(*st.out, doneEvent...)
+	if f := st.flush(c); f != nil {
+		return f
+	}
+	if conn.Net().SetReadDeadline(time.Now().Add(drainMax)) == nil {
+		_, _ = events.Next() // the clean end, or else the connection is not reusable
+	}
+	return nil
+}
+
+// sendHead sends status and headers of a stream, once.
+func (c *call) sendHead(now time.Time) {
+	if c.headed {
+		return
+	}
+	c.headed = true
+	h := c.w.Header()
+	h["Content-Type"] = []string{"text/event-stream; charset=utf-8"}
+	h["Cache-Control"] = []string{"no-cache"}
+	h["X-Accel-Buffering"] = []string{"no"}
+	h[headerTime] = []string{strconv.FormatInt(now.Sub(c.start).Milliseconds(), 10)}
+	c.w.WriteHeader(http.StatusOK)
+}
+
+// flush sends what is there to the client.
+func (st *stream) flush(c *call) *failure {
+	if st.out == nil || len(*st.out) == 0 {
+		return nil
+	}
+	now := time.Now()
+	st.heard = now
+	c.sendHead(now)
+	f := c.write(*st.out, now)
+	c.s.memory.put(st.out)
+	st.out = nil
+	return f
+}
+
+// write sends bytes of a stream at once; a client that takes none for stallMax counts as gone.
+func (c *call) write(b []byte, now time.Time) *failure {
+	st := &c.stream
+	if now.Sub(st.stallFrom) > stallMax/2 {
+		st.stallFrom = now
+		_ = http.NewResponseController(c.w).SetWriteDeadline(now.Add(stallMax)) // fails only on a dead connection
+	}
+	if _, err := c.w.Write(b); err != nil {
+		return errClientGone()
+	}
+	if fl, ok := c.w.(http.Flusher); ok {
+		fl.Flush()
+	}
+	st.wrote = now
+	return nil
+}
+
+// breakOff ends a stream that failed after its headers: an error event in the form that SDKs detect, then the end.
+func (st *stream) breakOff(c *call, e *openai.Error) {
+	var b []byte
+	if st.out != nil && c.content {
+		b = append(b, *st.out...)
+	}
+	b = append(e.Append(append(b, dataPrefix...)), "\n\n"+doneEvent...)
+	c.write(b, time.Now())
+}
+
+// close gives back what the stream holds, and lifts the write deadline for the connection's next request.
+func (st *stream) close(c *call) {
+	if st.out != nil {
+		c.s.memory.put(st.out)
+		st.out = nil
+	}
+	if !st.stallFrom.IsZero() {
+		_ = http.NewResponseController(c.w).SetWriteDeadline(time.Time{})
+	}
+}
+
+// relayAnswer passes on an answer that is not streamed, once it is whole and right.
+func (c *call) relayAnswer(resp *h1.Response) *failure {
+	var b body
+	defer b.close(&c.s.memory)
+	if f := c.readAnswer(resp, &b); f != nil {
+		return f
+	}
+	a, err := openai.ReadAnswer(b.bytes())
+	switch {
+	case err != nil:
+		return errFault("invalid_answer", nil)
+	case a.Error:
+		return c.reported(openai.ParseError(http.StatusBadGateway, b.bytes()))
+	case int64(a.Finishes) < c.head.N:
+		return errFault("no_finish", nil)
+	}
+	if c.usage = a.Usage; !a.HasUsage {
+		c.s.metrics.noUsage.Inc()
+	}
+	h := c.w.Header()
+	h["Content-Type"] = []string{"application/json"}
+	h["Content-Length"] = []string{strconv.Itoa(len(b.bytes()))}
+	h[headerTime] = []string{strconv.FormatInt(time.Since(c.start).Milliseconds(), 10)}
+	c.headed, c.content = true, true
+	if len(b.bytes()) > blockingMax {
+		c.stream.stallFrom = time.Now()
+		_ = http.NewResponseController(c.w).SetWriteDeadline(c.stream.stallFrom.Add(stallMax))
+	}
+	if _, err := c.w.Write(b.bytes()); err != nil {
+		return errClientGone()
+	}
+	return nil
+}
+
+// readAnswer reads the whole answer into a pooled buffer, within the limits of size and memory.
+func (c *call) readAnswer(resp *h1.Response, b *body) *failure {
+	size := int(resp.ContentLength)
+	if resp.ContentLength > answerMax {
+		return errFault("too_long", nil)
+	}
+	b.buf = c.s.memory.get(max(size, bodySpare) + 1) // one more, so that the end is seen without growing
+	for {
+		text := *b.buf
+		if len(text) == cap(text) {
+			larger := c.s.memory.get(2 * cap(text))
+			*larger = append(*larger, text...)
+			c.s.memory.put(b.buf)
+			b.buf, text = larger, *larger
+		}
+		n, err := resp.Read(text[len(text):cap(text)])
+		*b.buf = text[:len(text)+n]
+		switch {
+		case len(*b.buf) > answerMax:
+			return errFault("too_long", nil)
+		case !b.charge(c, n):
+			return &failure{outcome: router.Served, reason: "memory", err: errMemory(), final: true}
+		case err == io.EOF: //nolint:errorlint // the contract of io.Reader
+			return nil
+		case err != nil:
+			return c.broken(err)
+		}
+	}
+}
+
+func isEventStream(contentType string) bool {
+	return strings.HasPrefix(contentType, "text/event-stream")
+}

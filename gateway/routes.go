@@ -1,0 +1,160 @@
+package gateway
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"net/http"
+	"net/http/pprof"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"cocoon/internal/openai"
+	"cocoon/internal/secret"
+)
+
+// mode is what every answer says of who can read the request. Until workers are attested there is only one.
+const mode = "simulated"
+
+// Header names in the form that net/http keeps them, so that setting one is a map write.
+const (
+	headerRequestID = "X-Request-Id"
+	headerMode      = "Cocoon-Mode"
+	headerWorker    = "Cocoon-Worker"
+	headerTime      = "Openai-Processing-Ms"
+)
+
+func (s *Server) routes() http.Handler {
+	r := chi.NewRouter()
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.refuse(w, openai.NewError(http.StatusNotFound, "unknown_url", "no such endpoint: %s %s", r.Method, clip(r.URL.Path, 200)))
+	})
+	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		s.refuse(w, openai.NewError(http.StatusMethodNotAllowed, "method_not_allowed", "%s does not take %s", clip(r.URL.Path, 200), r.Method))
+	})
+	r.Post("/v1/chat/completions", s.chat)
+	r.Get("/v1/models", s.withKey(s.listModels))
+	r.Get("/v1/models/*", s.withKey(s.showModel))
+	r.Get("/healthz", healthy)
+	r.Get("/readyz", s.ready)
+	return s.outermost(r)
+}
+
+// outermost gives every answer its request ID, bounds the time for the body, which net/http reads on for also after
+// an early answer, and turns a panic into a 500.
+func (s *Server) outermost(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h[headerRequestID] = []string{newRequestID()}
+		h[headerMode] = []string{mode}
+		if r.ContentLength != 0 {
+			late := time.Now().Add(s.cfg.Limits.BodyTimeout)
+			_ = http.NewResponseController(w).SetReadDeadline(late) // fails only on a dead connection
+		}
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares the same way
+				panic(v)
+			}
+			// The value of a panic can quote a request: the stack alone goes to the log.
+			s.log.Error("a handler panicked", "request", h[headerRequestID][0], "stack", string(debug.Stack()))
+			s.refuse(w, openai.NewError(http.StatusInternalServerError, "internal_error", "internal error"))
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+func newRequestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	var text [4 + 32]byte
+	copy(text[:], "req_")
+	hex.Encode(text[4:], b[:])
+	return string(text[:])
+}
+
+// refuse answers with an error and counts it.
+func (s *Server) refuse(w http.ResponseWriter, e *openai.Error) {
+	s.metrics.answered(e.Status)
+	e.Write(w)
+}
+
+// authenticate finds the key that a request came with.
+func (s *Server) authenticate(r *http.Request) (*holder, *openai.Error) {
+	text, ok := bearer(r.Header.Get("Authorization"))
+	if !ok {
+		return nil, openai.NewError(http.StatusUnauthorized, "invalid_api_key",
+			"no API key: send the header 'Authorization: Bearer ck-...'")
+	}
+	if h := (*s.ring.Load())[secret.Hash(text)]; h != nil {
+		return h, nil
+	}
+	return nil, openai.NewError(http.StatusUnauthorized, "invalid_api_key", "%s", s.whyNoKey(text))
+}
+
+// whyNoKey says what is wrong with a key that is not in the ring, without repeating any of it.
+func (s *Server) whyNoKey(text string) string {
+	if _, err := secret.ParseKey(text); err != nil {
+		return "wrong API key: " + err.Error()
+	}
+	return "wrong API key: it is well formed, but this gateway does not know it or it was revoked"
+}
+
+func bearer(header string) (string, bool) {
+	const scheme = "bearer "
+	if len(header) <= len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme) {
+		return "", false
+	}
+	return strings.TrimSpace(header[len(scheme):]), true
+}
+
+// withKey lets only requests with a live key pass.
+func (s *Server) withKey(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if _, err := s.authenticate(r); err != nil {
+			s.refuse(w, err)
+			return
+		}
+		next(w, r)
+	}
+}
+
+// opsRoutes is the operator's listener: no key is asked for.
+func (s *Server) opsRoutes() http.Handler {
+	r := chi.NewRouter()
+	r.Get("/healthz", healthy)
+	r.Get("/readyz", s.ready)
+	r.Handle("/metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
+	r.HandleFunc("/debug/pprof/*", pprof.Index)
+	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	return r
+}
+
+// healthy says that the process serves.
+func healthy(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok\n") }
+
+// ready says whether a request could be served: some worker offers some model.
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+	if len(s.table.Models()) == 0 {
+		plain(w, http.StatusServiceUnavailable, "no worker offers a model\n")
+		return
+	}
+	plain(w, http.StatusOK, "ok\n")
+}
+
+func plain(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text)) // the client may be gone
+}
+
+// clip cuts text that a client sent before it goes into a message.
+func clip(s string, n int) string { return s[:min(len(s), n)] }

@@ -1,0 +1,213 @@
+// Package gateway is the OpenAI surface: it checks a request, leases a worker for it and relays the answer.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"cocoon/internal/daemon"
+	"cocoon/internal/tunnel"
+	"cocoon/router"
+)
+
+// Limits that no configuration changes.
+const (
+	headerMax      = 64 << 10         // bytes of a request's head; SDKs send under 2 KiB
+	bodyMax        = 32 << 20         // bytes of a request body: images as base64 are 20 MiB and more
+	headerTimeout  = 10 * time.Second // for a request's head; slower clients only hold connections
+	keepAliveIdle  = 2 * time.Minute  // an idle client connection; longer than the SDKs' own pools keep them
+	refreshPeriod  = time.Second / 2  // keys and enrolments are looked at this often: a revocation counts within a second
+	IdentityFile   = "identity.pem"   // in the data folder
+	certificateAge = time.Minute      // the TLS certificate's files are looked at this often
+)
+
+// Server is a gateway. New makes it, Listen opens its data folder and sockets, Run serves until its context ends.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	version string
+
+	identity *tunnel.Identity
+	keys     *Keys
+	ring     atomic.Pointer[keyring] // replaced whole by refresh
+	gate     gate
+	table    *router.Table[*tunnel.Worker]
+	supply   supply
+	tunnel   *tunnel.Server
+	memory   memory
+	retries  retryBudget
+	metrics  *metrics
+	registry *prometheus.Registry
+	cert     atomic.Pointer[tls.Certificate]
+
+	apps, ops, workers net.Listener
+}
+
+// New makes a gateway; it touches nothing outside yet.
+func New(cfg Config, log *slog.Logger, reg *prometheus.Registry, version string) (*Server, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, log: log, version: version, registry: reg, keys: OpenKeys(cfg.DataDir),
+		table: router.NewTable[*tunnel.Worker](),
+	}
+	s.ring.Store(&keyring{})
+	s.gate = gate{workers: OpenWorkers(cfg.DataDir), auto: cfg.Enrolment == "auto"}
+	s.gate.states.Store(&map[tunnel.ID]string{})
+	s.memory.limit = int64(cfg.Limits.BufferedMiB) << 20
+	s.retries.balance.Store(retryStart)
+	s.metrics = newMetrics(reg, s)
+	return s, nil
+}
+
+// Listen opens the data folder and binds all three sockets.
+func (s *Server) Listen() (err error) {
+	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("making the data folder: %w", err)
+	}
+	if s.identity, err = tunnel.LoadIdentity(filepath.Join(s.cfg.DataDir, IdentityFile)); err != nil {
+		return fmt.Errorf("loading the gateway's identity: %w", err)
+	}
+	if err := s.loadCertificate(); err != nil {
+		return err
+	}
+	ring, err := s.keys.ring(nil)
+	if err != nil {
+		return err
+	}
+	s.ring.Store(&ring)
+	if err := s.gate.reload(); err != nil {
+		return err
+	}
+	s.tunnel = tunnel.NewServer(tunnel.ServerConfig{
+		Identity: s.identity, Admit: s.gate.admit, Report: s.report, Gone: s.gone, Log: s.log,
+	})
+	for _, l := range []struct {
+		field, addr string
+		to          *net.Listener
+	}{{"listen", s.cfg.Listen, &s.apps}, {"ops_listen", s.cfg.OpsListen, &s.ops}, {"worker_listen", s.cfg.WorkerListen, &s.workers}} {
+		if *l.to, err = net.Listen("tcp", l.addr); err != nil {
+			s.Close()
+			return fmt.Errorf("%s: %w", l.field, err)
+		}
+	}
+	return nil
+}
+
+// Close closes what Listen bound, for a server that will not Run.
+func (s *Server) Close() {
+	for _, l := range []net.Listener{s.apps, s.ops, s.workers} {
+		if l != nil {
+			_ = l.Close() // nothing was served on it
+		}
+	}
+}
+
+// Addr is where apps connect, after Listen.
+func (s *Server) Addr() net.Addr { return s.apps.Addr() }
+
+// OpsAddr is the operator's listener, after Listen.
+func (s *Server) OpsAddr() net.Addr { return s.ops.Addr() }
+
+// WorkerAddr is where workers dial in, after Listen.
+func (s *Server) WorkerAddr() net.Addr { return s.workers.Addr() }
+
+// ID is the gateway's identity that workers pin, after Listen.
+func (s *Server) ID() tunnel.ID { return s.identity.ID() }
+
+// Run serves until ctx ends; then running requests have daemon.Grace to finish.
+func (s *Server) Run(ctx context.Context) error {
+	s.log.Info("gateway serves", "apps", s.Addr().String(), "ops", s.OpsAddr().String(), "workers", s.WorkerAddr().String(),
+		"id", s.ID().String(), "version", s.version)
+	apps := s.apps
+	if s.cfg.TLS != nil {
+		apps = tls.NewListener(apps, &tls.Config{
+			MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+		})
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	// Workers stay until the last request is answered: their listener ends after the apps'.
+	tunnels, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error {
+		defer stop()
+		return daemon.Serve(ctx, s.httpServer(s.routes()), apps)
+	})
+	group.Go(func() error { return daemon.Serve(ctx, s.httpServer(s.opsRoutes()), s.ops) })
+	group.Go(func() error { return s.tunnel.Serve(tunnels, s.workers) })
+	group.Go(func() error { return s.refresh(ctx) })
+	return group.Wait()
+}
+
+func (s *Server) httpServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: keepAliveIdle, MaxHeaderBytes: headerMax - 4<<10, // net/http adds 4 KiB
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// refresh sees what the operator's commands changed in the data folder.
+func (s *Server) refresh(ctx context.Context) error {
+	keys, workers := s.keys.store.stamp(), s.gate.workers.store.stamp()
+	tick := time.NewTicker(refreshPeriod)
+	defer tick.Stop()
+	for turn := 0; ; turn++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if now := s.keys.store.stamp(); now != keys {
+			if ring, err := s.keys.ring(*s.ring.Load()); err != nil {
+				s.log.Error("reading keys failed; the last ones stay", "err", err)
+			} else {
+				s.ring.Store(&ring)
+				keys = now
+			}
+		}
+		if now := s.gate.workers.store.stamp(); now != workers {
+			if err := s.gate.reload(); err != nil {
+				s.log.Error("reading enrolled workers failed; the last ones stay", "err", err)
+			} else {
+				s.tunnel.Recheck()
+				workers = now
+			}
+		}
+		if turn%int(certificateAge/refreshPeriod) == 0 {
+			if err := s.loadCertificate(); err != nil {
+				s.log.Error("reading the TLS certificate failed; the last one stays", "err", err)
+			}
+		}
+	}
+}
+
+func (s *Server) loadCertificate() error {
+	if s.cfg.TLS == nil {
+		return nil
+	}
+	cert, err := tls.LoadX509KeyPair(s.cfg.TLS.CertFile, s.cfg.TLS.KeyFile)
+	if err != nil {
+		return fmt.Errorf("tls: %w", err)
+	}
+	s.cert.Store(&cert)
+	return nil
+}
+
+// drained tells an error that only means that a connection ended.
+func drained(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF)
+}

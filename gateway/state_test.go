@@ -1,0 +1,160 @@
+package gateway
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cocoon/internal/tunnel"
+)
+
+func TestSampleConfig(t *testing.T) {
+	cfg, err := LoadConfig("../configs/gateway.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := DefaultConfig()
+	want.DataDir = cfg.DataDir
+	if cfg != want {
+		t.Errorf("the sample is %+v, want the defaults %+v", cfg, want)
+	}
+}
+
+func TestConfigRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		"listne: x":                                  "listne",
+		"":                                           "data_dir",
+		"data_dir: d\nlisten: 8080":                  "listen",
+		"data_dir: d\nenrolment: maybe":              "enrolment",
+		"data_dir: d\ntls: {cert_file: a}":           "tls",
+		"data_dir: d\nlimits: {keep_alive: 0s}":      "keep_alive",
+		"data_dir: d\nlimits: {keep_alive: -1s}":     "keep_alive",
+		"data_dir: d\nlimits: {keep_alive: x}":       "",
+		"data_dir: d\nlimits: {buffered_mib: 31}":    "buffered_mib",
+		"data_dir: d\nlog_level: loud":               "",
+		"data_dir: d\n" + strings.Repeat("#", 2<<20): "longer",
+		"data_dir: [":                                "",
+	} {
+		_, err := parseConfig([]byte(text))
+		if err == nil {
+			t.Errorf("%.60q passed", text)
+		} else if !strings.Contains(err.Error(), want) {
+			t.Errorf("%.60q: %v, want it to name %s", text, err, want)
+		}
+	}
+}
+
+// TestKeysShared lets many writers, as the operator's commands are, change one file at once.
+func TestKeysShared(t *testing.T) {
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 5 {
+				if _, err := OpenKeys(dir).Create("k", time.Now()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	list, err := OpenKeys(dir).List()
+	if err != nil || len(list) != 40 {
+		t.Fatalf("%d keys, %v, want 40", len(list), err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "keys.json"))
+	if err != nil || strings.Contains(string(text), "ck-") {
+		t.Errorf("a key itself is in the file (%v)", err)
+	}
+	for _, name := range []string{"keys.json", "keys.json.lock"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s is readable by others (%v)", name, err)
+		}
+	}
+}
+
+func TestRevoke(t *testing.T) {
+	keys := OpenKeys(t.TempDir())
+	key, err := keys.Create("a", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := keys.ring(nil)
+	if err != nil || first[key.Hash()] == nil {
+		t.Fatalf("a new key is not in the ring (%v)", err)
+	}
+	again, _ := keys.ring(first)
+	if again[key.Hash()] != first[key.Hash()] {
+		t.Error("a reload forgot how many requests run")
+	}
+	if err := keys.Revoke("nope", time.Now()); !errors.Is(err, ErrNoKey) {
+		t.Errorf("unknown ID: %v", err)
+	}
+	list, _ := keys.List()
+	if err := keys.Revoke(list[0].ID, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if ring, err := keys.ring(first); err != nil || len(ring) != 0 {
+		t.Errorf("a revoked key is in the ring (%v)", err)
+	}
+	for _, name := range []string{"", "a\nb", strings.Repeat("x", 129)} {
+		if _, err := keys.Create(name, time.Now()); err == nil {
+			t.Errorf("name %.20q passed", name)
+		}
+	}
+}
+
+func TestGate(t *testing.T) {
+	dir := t.TempDir()
+	g := &gate{workers: OpenWorkers(dir)}
+	if err := g.reload(); err != nil {
+		t.Fatal(err)
+	}
+	id := tunnel.ID{1}
+	if err := g.admit(id); !errors.Is(err, errNotEnrolled) || !strings.Contains(err.Error(), "workers approve "+id.String()) {
+		t.Errorf("a newcomer: %v, want to hear who decides", err)
+	}
+	for _, state := range []string{Approved, Revoked} {
+		if err := OpenWorkers(dir).Decide(id.String(), state, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.reload(); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.admit(id); (err == nil) != (state == Approved) {
+			t.Errorf("%s: %v", state, err)
+		}
+	}
+	if err := g.workers.Decide("ff", Approved, time.Now()); !errors.Is(err, ErrNoWorker) {
+		t.Errorf("half an ID: %v", err)
+	}
+	ahead := tunnel.ID{2}
+	if err := g.workers.Decide(ahead.String(), Approved, time.Now()); err != nil {
+		t.Errorf("approving ahead of time: %v", err)
+	}
+	if err := g.workers.Decide(tunnel.ID{3}.String(), Revoked, time.Now()); !errors.Is(err, ErrNoWorker) {
+		t.Errorf("revoking a stranger: %v", err)
+	}
+	list, err := g.workers.List()
+	if err != nil || len(list) != 2 {
+		t.Errorf("%d workers, %v, want 2", len(list), err)
+	}
+}
+
+func TestBrokenStateIsNotLost(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "keys.json")
+	if err := os.WriteFile(path, []byte(`{"keys":[`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenKeys(dir).Create("a", time.Now()); err == nil {
+		t.Error("a broken file was written over")
+	}
+	if text, _ := os.ReadFile(path); string(text) != `{"keys":[` {
+		t.Error("a broken file was changed")
+	}
+}

@@ -1,0 +1,116 @@
+package gateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"cocoon/internal/tunnel"
+	"cocoon/router"
+	"cocoon/router/offer"
+)
+
+// A model whose last worker left is "out of service" for recentFor, then unknown; at most recentMax are remembered,
+// since workers choose the names.
+const (
+	recentFor = time.Hour
+	recentMax = 10_000
+)
+
+// supply remembers what the table forgets: when a model was first and last offered.
+type supply struct {
+	mu    sync.Mutex
+	seen  map[string]sighting
+	names map[router.ID][]string // models of each worker's last sheet
+}
+
+type sighting struct{ first, last time.Time }
+
+// report takes a worker's offer sheet. An error ends the worker's session and goes to its log.
+func (s *Server) report(w *tunnel.Worker, raw []byte) error {
+	sheet := new(offer.Sheet)
+	if err := json.Unmarshal(raw, sheet); err != nil {
+		return fmt.Errorf("reading the offer sheet: %w", err)
+	}
+	if err := sheet.Validate(); err != nil {
+		return err
+	}
+	s.metrics.reports.Inc()
+	id := router.ID(w.ID())
+	if s.supply.note(id, sheet) {
+		s.log.Info("worker offers", "worker", id.String(), "name", sheet.Name, "models", len(sheet.Offers), "draining", sheet.Draining)
+	}
+	s.table.Update(id, w, sheet)
+	return nil
+}
+
+// gone takes a worker's session out of the table.
+func (s *Server) gone(w *tunnel.Worker, _ error) {
+	id := router.ID(w.ID())
+	s.table.Remove(id, w)
+	s.supply.left(id)
+}
+
+// note remembers a sheet's models and tells whether they differ from the worker's last ones.
+func (p *supply) note(id router.ID, sheet *offer.Sheet) (changed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.seen == nil {
+		p.seen, p.names = map[string]sighting{}, map[router.ID][]string{}
+	}
+	now := time.Now()
+	last, known := p.names[id]
+	changed = !known || len(last) != len(sheet.Offers)
+	names := make([]string, len(sheet.Offers))
+	for i := range sheet.Offers {
+		names[i] = sheet.Offers[i].Model
+		changed = changed || names[i] != last[i]
+		at, ok := p.seen[names[i]]
+		if !ok {
+			if p.crowded(now) {
+				continue
+			}
+			at.first = now
+		}
+		at.last = now
+		p.seen[names[i]] = at
+	}
+	p.names[id] = names
+	return changed
+}
+
+// crowded makes room by forgetting what is long gone; true if there is none left. The caller holds mu.
+func (p *supply) crowded(now time.Time) bool {
+	if len(p.seen) < recentMax {
+		return false
+	}
+	for name, at := range p.seen {
+		if now.Sub(at.last) > recentFor {
+			delete(p.seen, name)
+		}
+	}
+	return len(p.seen) >= recentMax
+}
+
+// left stamps the models of a worker that went away.
+func (p *supply) left(id router.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	for _, name := range p.names[id] {
+		if at, ok := p.seen[name]; ok {
+			at.last = now
+			p.seen[name] = at
+		}
+	}
+	delete(p.names, id)
+}
+
+// since is when this gateway first saw the model; recent tells whether that was offered within the last hour.
+func (p *supply) since(model string) (first time.Time, recent bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, ok := p.seen[model]
+	return at.first, ok && time.Since(at.last) < recentFor
+}
