@@ -150,7 +150,10 @@ func (c *call) exchange(l *router.Lease[*tunnel.Worker]) *failure {
 			if c.r.Context().Err() != nil {
 				return errClientGone()
 			}
-			return errFault("no_connection", err)
+			if errors.Is(err, tunnel.ErrNoConn) {
+				return &failure{outcome: router.WorkerBusy, reason: "no_connection", err: errBusy(), cause: err}
+			}
+			return errFault("connection", err)
 		}
 		f := c.over(conn, l)
 		if f == nil || !errors.Is(f.cause, h1.ErrStale) || stale == staleMax {

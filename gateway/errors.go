@@ -55,7 +55,6 @@ func errFault(reason string, cause error) *failure {
 
 // words says a reason to the client, who learns nothing about the worker that could point to its place.
 var words = map[string]string{
-	"no_connection":   "it has no free connection",
 	"connection":      "its connection broke",
 	"protocol":        "it broke the protocol",
 	"invalid_event":   "it sent an event that is not valid JSON",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -333,5 +334,25 @@ func TestFirstEventIsNotHeldBack(t *testing.T) {
 	resp.Body.Close()
 	if want := sseOf(stopped, "[DONE]"); string(rest) != want {
 		t.Errorf("rest %q, want %q", rest, want)
+	}
+}
+
+// TestConnectionsAreReused checks that an answered request leaves its connection to the next one.
+func TestConnectionsAreReused(t *testing.T) {
+	n := newNetwork(t, nil)
+	var mu sync.Mutex
+	used := map[string]int{}
+	n.worker("w", 8, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		used[r.Context().Value(http.LocalAddrContextKey).(net.Addr).String()]++
+		mu.Unlock()
+		good(w, r)
+	}, "m")
+	for range 50 {
+		text(t, n.ask(askStream))
+		text(t, n.ask(askWhole))
+	}
+	if len(used) > 2 { // the first moments may see another one on top
+		t.Errorf("100 requests one after the other used %d connections: %v", len(used), used)
 	}
 }

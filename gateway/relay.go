@@ -18,7 +18,7 @@ import (
 // Limits of an answer.
 const (
 	answerMax    = 64 << 20         // bytes of an answer that is not streamed
-	streamBuffer = 4 << 10          // first buffer of a stream; events are a few hundred bytes
+	streamBuffer = 2 << 10          // first buffer of a stream, all that an idle one holds; events are a few hundred bytes
 	earlyEvents  = 64               // events without content that are held back before the stream counts as begun
 	earlyMax     = 256 << 10        // bytes of them
 	stallMax     = 60 * time.Second // a client that takes no byte for so long is gone
@@ -180,9 +180,10 @@ func (c *call) event(conn *h1.Conn, data []byte) *failure {
 	return nil
 }
 
-// begin is the first content: from here on the answer is this worker's.
+// begin is the first content: from here on the answer is this worker's, and nobody needs the request any more.
 func (c *call) begin() {
 	c.content = true
+	c.body.close(&c.s.memory)
 	c.model.ttft.Observe(since(c.start))
 }
 

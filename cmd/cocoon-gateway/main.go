@@ -117,6 +117,7 @@ func serve(o options, stderr io.Writer) error {
 	}
 	ctx, stop := daemon.Context()
 	defer stop()
+	go daemon.PaceGC(ctx)
 	log := daemon.Logger(stderr, cfg.LogLevel)
 	server, err := gateway.New(cfg, log, prometheus.NewRegistry(), daemon.Version(version))
 	if err != nil {

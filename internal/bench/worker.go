@@ -1,0 +1,80 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"cocoon/internal/bench/mock"
+	"cocoon/internal/daemon"
+	"cocoon/internal/tunnel"
+	"cocoon/router/offer"
+)
+
+// workerCapacity is the requests of one worker at once; the tunnel allows it no more connections.
+const workerCapacity = 4096
+
+// workerMain is the mock as workers that dial the gateway, all in one process: the gateway's process is measured
+// with the real worker hop, without the engine.
+func workerMain(ctx context.Context, args []string, stderr io.Writer) error {
+	f := flags(roleWorker, stderr)
+	gateway := f.String("gateway", "127.0.0.1:8443", "address that workers dial")
+	pin := f.String("pin", "", "the gateway's identity")
+	dir := f.String("dir", ".", "folder for the workers' identities")
+	workers := f.Int("workers", 1, "how many workers to be")
+	models := f.String("models", "mock", "models to offer, with commas between them")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	id, err := tunnel.ParseID(*pin)
+	if err != nil {
+		return fmt.Errorf("-pin: %w", err)
+	}
+	log := daemon.Logger(stderr, 0)
+	handler := new(mock.Handler)
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range *workers {
+		identity, err := tunnel.LoadIdentity(filepath.Join(*dir, fmt.Sprintf("worker-%d.pem", i)))
+		if err != nil {
+			return err
+		}
+		sheet, err := json.Marshal(mockSheet(fmt.Sprintf("mock-%d", i), strings.Split(*models, ",")))
+		if err != nil {
+			return err
+		}
+		d := tunnel.NewDialer(tunnel.DialerConfig{
+			Identity: identity, Address: *gateway, Pin: &id, Handler: handler, Log: log,
+			Report:   func(ctx context.Context, after uint64) (uint64, []byte) { return report(ctx, after, sheet) },
+			Capacity: func() int { return workerCapacity },
+		})
+		group.Go(func() error { return d.Run(ctx) })
+	}
+	return group.Wait()
+}
+
+// report is the sheet, once: it never changes.
+func report(ctx context.Context, after uint64, sheet []byte) (uint64, []byte) {
+	if after < 1 {
+		return 1, sheet
+	}
+	<-ctx.Done()
+	return after, nil
+}
+
+func mockSheet(name string, models []string) offer.Sheet {
+	s := offer.Sheet{V: offer.Version, Version: 1, Name: name}
+	for _, m := range models {
+		s.Offers = append(s.Offers, offer.Offer{
+			Model: m, Engine: "mock", ContextTokens: mock.Context, Features: []string{offer.FeatureChat},
+			Price: offer.Price{In: 1000, Cached: 100, Out: 3000}, Slots: workerCapacity, Capacity: workerCapacity,
+		})
+	}
+	return s
+}
