@@ -4,9 +4,7 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -205,9 +203,4 @@ func (s *Server) loadCertificate() error {
 	}
 	s.cert.Store(&cert)
 	return nil
-}
-
-// drained tells an error that only means that a connection ended.
-func drained(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF)
 }
