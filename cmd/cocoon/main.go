@@ -1,0 +1,101 @@
+// Command cocoon is the user's program: it talks to a gateway.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"cocoon/internal/daemon"
+)
+
+// version is stamped at link time.
+var version string
+
+const usage = `cocoon: talk to a Cocoon gateway.
+
+  cocoon chat [--model M] [PROMPT...]   ask, and print the answer as it is made; without a prompt: standard
+                                        input, or a conversation if that is a terminal
+  cocoon models                         list the models that are served now
+  cocoon version
+  cocoon help
+
+Where the gateway is and who asks, for chat and models:
+  --base-url URL    such as http://127.0.0.1:8080/v1; else the environment's OPENAI_BASE_URL
+  --key-file FILE   holds the API key; else the environment's OPENAI_API_KEY
+
+With the development network running ('make run'), '. data/dev/env' sets both.
+No connection is verified yet: this program does not attest the worker that reads your prompt.
+`
+
+// Exit codes.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130 // as shells report it
+)
+
+// errUsage means that the command line made no sense.
+var errUsage = errors.New("see 'cocoon help'")
+
+func main() {
+	os.Exit(run(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
+}
+
+// streams are where the program reads and writes.
+type streams struct {
+	in       *os.File
+	out, err *os.File
+}
+
+func run(args []string, std streams) int {
+	err := dispatch(args, std)
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted
+	}
+	fmt.Fprintln(std.err, "cocoon:", err)
+	if errors.Is(err, errUsage) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func dispatch(args []string, std streams) error {
+	command := "help"
+	if len(args) > 0 {
+		command, args = args[0], args[1:]
+	}
+	switch command {
+	case "chat":
+		return chatCommand(args, std)
+	case "models":
+		return modelsCommand(args, std)
+	case "version", "--version":
+		_, err := fmt.Fprintln(std.out, "cocoon", daemon.Version(version))
+		return err
+	case "help", "--help", "-h":
+		_, err := fmt.Fprint(std.out, usage)
+		return err
+	}
+	return fmt.Errorf("no command %q: %w", command, errUsage)
+}
+
+// parse reads a command's flags; --help prints the usage.
+func parse(fs *flag.FlagSet, args []string, out io.Writer) error {
+	fs.SetOutput(io.Discard)
+	err := fs.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(out, usage)
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errUsage)
+	}
+	return nil
+}
