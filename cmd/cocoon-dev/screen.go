@@ -46,7 +46,7 @@ func (s screen) ready(e environment, w welcome) {
 	if err != nil {
 		return // strings always marshal
 	}
-	body := `{"model":` + string(name) + `,"messages":[{"role":"user","content":"What is the capital of France?"}]}`
+	body := `{"model":` + string(name) + `,"temperature":0,"messages":[{"role":"user","content":"What is the capital of France?"}]}`
 	fmt.Fprint(s.out, terminal.Clean(fmt.Sprintf(`
   Base URL  %[1]s
   API key   %[2]s
@@ -57,7 +57,7 @@ func (s screen) ready(e environment, w welcome) {
   curl %[1]s/chat/completions -H 'Authorization: Bearer %[2]s' \
     -H 'Content-Type: application/json' -d %[6]s
 
-  Any OpenAI client works with that base URL and key: '. %[7]s' sets both, then try 'bin/cocoon chat'.
+  Any OpenAI client works with that base URL and key: '. %[7]s' sets both, then try 'bin/cocoon chat --temperature 0'.
 
   SIMULATED, NOT CONFIDENTIAL. No attestation exists here: the gateway, the worker and whoever runs this
   machine can read every prompt and every answer. For development only.

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"strings"
@@ -24,6 +25,7 @@ const promptMax = 32 << 20
 type chat struct {
 	client  *openai.Client
 	model   string
+	heat    float32 // temperature; below 0 the model's default
 	history []openai.ChatCompletionMessage
 	out     io.Writer // answers
 	err     io.Writer // remarks
@@ -35,9 +37,11 @@ func chatCommand(args []string, std streams) error {
 	fs := flag.NewFlagSet("chat", flag.ContinueOnError)
 	a.flags(fs)
 	fs.StringVar(&c.model, "model", "", "")
+	heat := fs.Float64("temperature", -1, "")
 	if err := parse(fs, args, std.out); err != nil {
 		return err
 	}
+	c.heat = float32(*heat)
 	if terminal.Is(std.out) {
 		c.out = terminal.Writer(std.out)
 	}
@@ -123,7 +127,7 @@ func (c *chat) ask(prompt string) error {
 	defer stop()
 	messages := append(c.history, openai.ChatCompletionMessage{Role: openai.ChatMessageRoleUser, Content: prompt})
 	stream, err := c.client.CreateChatCompletionStream(ctx, openai.ChatCompletionRequest{
-		Model: c.model, Messages: messages, Stream: true,
+		Model: c.model, Messages: messages, Stream: true, Temperature: c.temperature(),
 	})
 	if err != nil {
 		return plain(err)
@@ -138,6 +142,14 @@ func (c *chat) ask(prompt string) error {
 	}
 	c.history = append(messages, openai.ChatCompletionMessage{Role: openai.ChatMessageRoleAssistant, Content: answer})
 	return nil
+}
+
+// temperature is what the client library leaves out of the request if it is 0.
+func (c *chat) temperature() float32 {
+	if c.heat == 0 {
+		return math.SmallestNonzeroFloat32
+	}
+	return max(c.heat, 0)
 }
 
 // print copies a stream's text out. A stream without a finish is an error, whatever came before.

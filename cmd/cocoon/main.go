@@ -17,9 +17,10 @@ var version string
 
 const usage = `cocoon: talk to a Cocoon gateway.
 
-  cocoon chat [--model M] [PROMPT...]   ask, and print the answer as it is made; without a prompt: standard
-                                        input, or a conversation if that is a terminal
-  cocoon models                         list the models that are served now
+  cocoon chat [--model M] [--temperature T] [PROMPT...]
+                    ask, and print the answer as it is made; without a prompt: standard input, or a conversation
+                    if that is a terminal
+  cocoon models     list the models that are served now
   cocoon version
   cocoon help
 
