@@ -1,0 +1,135 @@
+// Command cocoon-worker offers the models of an inference engine to Cocoon gateways and serves their requests.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"cocoon/internal/daemon"
+	"cocoon/worker"
+)
+
+// version is stamped at link time (-ldflags "-X main.version=..."); without a stamp the commit is used.
+var version string
+
+const usage = `cocoon-worker offers the models of an inference engine to Cocoon gateways.
+
+usage: cocoon-worker [command] [--config worker.yaml]
+
+commands:
+  run           serve (the default)
+  doctor        check engine, models, key, clock and gateways, and say what to do; changes nothing, disturbs nobody
+  id            print this worker's ID, for the gateway's operator to approve
+  check-config  check the configuration file
+  version       print the version
+  help          print this
+
+Each field of the configuration is described in configs/worker.yaml.
+`
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run is main without the process.
+func run(args []string, stdout, stderr io.Writer) int {
+	name := "run"
+	if len(args) > 0 && (len(args[0]) == 0 || args[0][0] != '-') {
+		name, args = args[0], args[1:]
+	}
+	flags := flag.NewFlagSet("cocoon-worker "+name, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	path := flags.String("config", "worker.yaml", "configuration `file`")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		return exitUsage
+	case flags.NArg() > 0:
+		fmt.Fprintf(stderr, "unexpected argument %q\n\n%s", flags.Arg(0), usage)
+		return exitUsage
+	}
+	switch name {
+	case "version":
+		fmt.Fprintln(stdout, "cocoon-worker", daemon.Version(version))
+		return exitOK
+	case "help":
+		fmt.Fprint(stdout, usage)
+		return exitOK
+	}
+	commands := map[string]func(context.Context, worker.Config, io.Writer, io.Writer) error{
+		"run": serve, "doctor": doctor, "id": printID, "check-config": checkConfig,
+	}
+	command, ok := commands[name]
+	if !ok {
+		fmt.Fprintf(stderr, "no command %q\n\n%s", name, usage)
+		return exitUsage
+	}
+	ctx, stop := daemon.Context()
+	defer stop()
+	config, err := worker.LoadConfig(*path)
+	if err == nil {
+		err = command(ctx, config, stdout, stderr)
+	} else if name == "doctor" {
+		show(stdout, worker.Check{Name: "config", Result: worker.Fail, Detail: err.Error() + ". See configs/worker.yaml for each field"})
+		err = errUnwell
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "cocoon-worker:", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// errUnwell is the doctor's verdict; the lines above it say why.
+var errUnwell = errors.New("something must be put right before this worker can serve")
+
+func serve(ctx context.Context, c worker.Config, _, stderr io.Writer) error {
+	log := daemon.Logger(stderr, c.LogLevel)
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	w, err := worker.New(c, log, reg)
+	if err != nil {
+		return err
+	}
+	log.Info("starting", "version", daemon.Version(version))
+	return w.Run(ctx)
+}
+
+func doctor(ctx context.Context, c worker.Config, stdout, _ io.Writer) error {
+	if !worker.Doctor(ctx, c, func(check worker.Check) { show(stdout, check) }) {
+		return errUnwell
+	}
+	return nil
+}
+
+// show writes one line of the doctor's.
+func show(w io.Writer, c worker.Check) { fmt.Fprintf(w, "%s  %s: %s\n", c.Result, c.Name, c.Detail) }
+
+func printID(_ context.Context, c worker.Config, stdout, _ io.Writer) error {
+	id, err := worker.ID(c)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(stdout, id)
+	return nil
+}
+
+func checkConfig(_ context.Context, c worker.Config, stdout, _ io.Writer) error {
+	fmt.Fprintf(stdout, "configuration is sound: worker %q, %d gateways, engine %s at %s\n",
+		c.Name, len(c.Gateways), c.Engine.Kind, c.Engine.URL)
+	return nil
+}

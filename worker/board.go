@@ -1,0 +1,120 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"reflect"
+	"sync"
+	"time"
+
+	"cocoon/router/offer"
+)
+
+// loadGap is the least time between two sheets that differ in load only: routers count their own requests, so that a
+// quarter of a second is early enough to learn of others'.
+const loadGap = 250 * time.Millisecond
+
+// board holds the sheet that gateways see, and wakes those who wait for a newer one.
+type board struct {
+	load func() offer.Load // asked when a sheet is made
+
+	mu      sync.Mutex
+	sheet   offer.Sheet
+	text    []byte
+	changed chan struct{} // closed and replaced with each new sheet
+
+	stale chan struct{} // load may have changed
+}
+
+func newBoard(name string, load func() offer.Load) *board {
+	b := &board{
+		load: load, changed: make(chan struct{}), stale: make(chan struct{}, 1),
+		sheet: offer.Sheet{V: offer.Version, Version: 1, Name: name, Offers: []offer.Offer{}},
+	}
+	b.text = b.encode()
+	return b
+}
+
+// report implements tunnel.DialerConfig.Report.
+func (b *board) report(ctx context.Context, after uint64) (uint64, []byte) {
+	for {
+		b.mu.Lock()
+		version, text, changed := b.sheet.Version, b.text, b.changed
+		b.mu.Unlock()
+		if version > after {
+			return version, text
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return after, nil
+		}
+	}
+}
+
+// set replaces the offers; gateways learn of it at once if they differ.
+func (b *board) set(offers []offer.Offer) {
+	if offers == nil {
+		offers = []offer.Offer{} // in JSON [], not null
+	}
+	b.update(func(s *offer.Sheet) { s.Offers = offers })
+}
+
+// drain tells gateways to send no more.
+func (b *board) drain() {
+	b.update(func(s *offer.Sheet) { s.Draining = true })
+}
+
+// touch says that load may have changed; run makes a sheet of it.
+func (b *board) touch() {
+	select {
+	case b.stale <- struct{}{}:
+	default:
+	}
+}
+
+// run publishes changes of load, with loadGap between them, until ctx ends.
+func (b *board) run(ctx context.Context) {
+	gap := time.NewTimer(0)
+	defer gap.Stop()
+	for {
+		select {
+		case <-gap.C:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-b.stale:
+			b.update(func(*offer.Sheet) {})
+			gap.Reset(loadGap)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// update changes the sheet under the lock, and publishes it if anything is different.
+func (b *board) update(change func(*offer.Sheet)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next := b.sheet
+	next.Load = b.load()
+	change(&next)
+	if next.Load == b.sheet.Load && next.Draining == b.sheet.Draining && reflect.DeepEqual(next.Offers, b.sheet.Offers) {
+		return
+	}
+	next.Version++
+	b.sheet = next
+	b.text = b.encode()
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+// encode writes the sheet. It can't fail: a sheet is strings and numbers.
+func (b *board) encode() []byte {
+	text, err := json.Marshal(&b.sheet)
+	if err != nil {
+		panic("worker: internal error: " + err.Error())
+	}
+	return text
+}

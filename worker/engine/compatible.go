@@ -1,0 +1,386 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"cocoon/internal/openai"
+	"cocoon/internal/sse"
+	"cocoon/router/offer"
+)
+
+// Flavours of OpenAI-compatible engines, as they call themselves in owned_by of /v1/models.
+const (
+	ownerVLLM     = "vllm"
+	ownerSGLang   = "sglang"
+	ownerLlamaCpp = "llamacpp"
+)
+
+// slotsDefault is how many requests an engine with continuous batching takes before each gets noticeably slower; such
+// engines don't tell their own limit.
+const slotsDefault = 32
+
+// compatible is an engine that speaks OpenAI's chat completions. Requests and answers pass as they are, byte for byte;
+// it only makes sure that usage is counted and that an answer that broke off does not look whole.
+type compatible struct {
+	call  *caller
+	owner atomic.Value // string: the flavour seen last
+}
+
+// Status implements Engine.
+func (e *compatible) Status(ctx context.Context) (Status, error) {
+	if err := e.healthy(ctx); err != nil {
+		return Status{}, err
+	}
+	var list struct {
+		Data []listedModel `json:"data"`
+	}
+	if _, err := e.call.getJSON(ctx, "/v1/models", &list); err != nil {
+		return Status{}, err
+	}
+	owner := ""
+	for _, m := range list.Data {
+		owner = m.OwnedBy
+		break
+	}
+	e.owner.Store(owner)
+	s := Status{Engine: owner, Slots: slotsDefault}
+	features := []string{offer.FeatureChat}
+	var window int
+	switch owner {
+	case ownerVLLM:
+		s.Engine = e.named(ctx, "vllm", "/version")
+		features = append(features, offer.FeatureJSONSchema, offer.FeatureLogprobs)
+	case ownerSGLang:
+		features = append(features, offer.FeatureJSONSchema, offer.FeatureLogprobs)
+	case ownerLlamaCpp:
+		features = append(features, offer.FeatureJSONSchema, offer.FeatureLogprobs)
+		window = e.llamaProps(ctx, &s, &features)
+	default:
+		s.Engine = "openai-compatible"
+	}
+	for _, m := range list.Data {
+		if m.ID == "" {
+			continue
+		}
+		s.Models = append(s.Models, Model{Name: m.ID, ContextTokens: m.window(window), Features: features})
+	}
+	s.Running, s.Queued, s.HasLoad = e.load(ctx)
+	return s, nil
+}
+
+// healthy asks /health where there is one: vLLM, SGLang and llama.cpp answer 503 there while they load.
+func (e *compatible) healthy(ctx context.Context) error {
+	status, _, err := e.call.get(ctx, "/health")
+	switch {
+	case status == 0 && err != nil:
+		return err
+	case status == http.StatusServiceUnavailable:
+		return errors.New("engine answers 503 to GET /health: it is still loading, or failed")
+	case status >= 500:
+		return fmt.Errorf("engine answers %d to GET /health: it failed", status)
+	}
+	return nil
+}
+
+// listedModel is an entry of /v1/models.
+type listedModel struct {
+	ID          string  `json:"id"`
+	OwnedBy     string  `json:"owned_by"`
+	MaxModelLen float64 `json:"max_model_len"` // vLLM, SGLang
+	Meta        struct {
+		Context float64 `json:"n_ctx"` // llama.cpp: of the whole engine or of a slot, as versions go
+		Train   float64 `json:"n_ctx_train"`
+	} `json:"meta"`
+}
+
+// window is the smallest of the windows that are told, 0 if none is.
+func (m *listedModel) window(slot int) int {
+	smallest := 0
+	for _, n := range []float64{m.MaxModelLen, m.Meta.Context, float64(slot)} {
+		if n >= 1 && n <= offer.ContextMax && (smallest == 0 || int(n) < smallest) {
+			smallest = int(n)
+		}
+	}
+	if smallest == 0 && m.Meta.Train >= 1 && m.Meta.Train <= offer.ContextMax {
+		smallest = int(m.Meta.Train)
+	}
+	return smallest
+}
+
+// named is the engine's name, with its version if it tells one.
+func (e *compatible) named(ctx context.Context, name, path string) string {
+	var v struct {
+		Version string `json:"version"`
+	}
+	if _, err := e.call.getJSON(ctx, path, &v); err != nil || v.Version == "" {
+		return name
+	}
+	return name + " " + v.Version
+}
+
+// llamaProps reads what llama.cpp tells beyond OpenAI's routes, and returns the window of one slot.
+func (e *compatible) llamaProps(ctx context.Context, s *Status, features *[]string) int {
+	s.Engine, s.Slots = "llama.cpp", 1
+	var p struct {
+		Build    string  `json:"build_info"`
+		Slots    float64 `json:"total_slots"`
+		Settings struct {
+			Context float64 `json:"n_ctx"`
+		} `json:"default_generation_settings"`
+		Modalities struct {
+			Vision bool `json:"vision"`
+		} `json:"modalities"`
+		Caps struct {
+			Tools bool `json:"supports_tools"`
+		} `json:"chat_template_caps"`
+	}
+	if _, err := e.call.getJSON(ctx, "/props", &p); err != nil {
+		return 0 // started with --no-props, or too old: the defaults hold
+	}
+	if p.Build != "" {
+		s.Engine += " " + p.Build
+	}
+	if p.Slots >= 1 && p.Slots <= offer.CapacityMax {
+		s.Slots = int(p.Slots)
+	}
+	if p.Modalities.Vision {
+		*features = append(*features, offer.FeatureVision)
+	}
+	if p.Caps.Tools {
+		*features = append(*features, offer.FeatureTools)
+	}
+	if p.Settings.Context >= 1 && p.Settings.Context <= offer.ContextMax {
+		return int(p.Settings.Context)
+	}
+	return 0
+}
+
+// load reads the engine's own gauges from /metrics, where vLLM, SGLang (--enable-metrics) and llama.cpp (--metrics)
+// show them.
+func (e *compatible) load(ctx context.Context) (running, queued int, ok bool) {
+	status, body, err := e.call.get(ctx, "/metrics")
+	if err != nil || status != http.StatusOK {
+		return 0, 0, false
+	}
+	var run, wait float64
+	for line := range bytes.Lines(body) {
+		name, value := gauge(line)
+		switch name {
+		case "vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing":
+			run += value
+			ok = true
+		case "vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred":
+			wait += value
+		}
+	}
+	return int(min(run, offer.CapacityMax)), int(min(wait, offer.CapacityMax)), ok
+}
+
+// gauge splits a line of Prometheus text into the metric's name, without labels, and its value; a line that is none
+// has no name, and a value that no gauge of requests can have is 0.
+func gauge(line []byte) (string, float64) {
+	text := strings.TrimSpace(string(line))
+	i := strings.IndexAny(text, "{ ")
+	j := strings.LastIndexByte(text, ' ')
+	if i <= 0 || text[0] == '#' {
+		return "", 0
+	}
+	v, err := strconv.ParseFloat(text[j+1:], 64)
+	if err != nil || math.IsNaN(v) || v < 0 {
+		v = 0
+	}
+	return text[:i], v
+}
+
+// Close implements Engine.
+func (e *compatible) Close() { e.call.close() }
+
+// Chat implements Engine.
+func (e *compatible) Chat(ctx context.Context, req *Request, out Output) (openai.Usage, error) {
+	owner, _ := e.owner.Load().(string)
+	if owner == ownerLlamaCpp && req.Head.N > 1 {
+		err := openai.BadRequest("n", "This model's engine makes one choice a request; n must be 1.")
+		err.Code = "unsupported_value"
+		return openai.Usage{}, err
+	}
+	body := req.Body
+	if req.Model != req.Head.Model {
+		body = req.Head.WithModel(body, req.Model)
+	}
+	if !req.Head.Stream {
+		return e.whole(ctx, body, req.Head.N, out)
+	}
+	return e.stream(ctx, req.Head.WithUsage(body), req, out)
+}
+
+// whole relays an answer that does not stream.
+func (e *compatible) whole(ctx context.Context, body []byte, n int64, out Output) (openai.Usage, error) {
+	x, err := e.call.post(ctx, "/v1/chat/completions", body, e.call.answer)
+	if err != nil {
+		return openai.Usage{}, err
+	}
+	defer x.close()
+	text, err := readMax(x, answerMax)
+	switch {
+	case errors.Is(err, errTooLong):
+		return openai.Usage{}, engineError("The engine's answer is too long.")
+	case err != nil:
+		return openai.Usage{}, x.failed(err)
+	}
+	a, err := openai.ReadAnswer(text)
+	switch {
+	case err != nil || !json.Valid(text):
+		return openai.Usage{}, engineError("The engine's answer is not JSON.")
+	case a.Error:
+		return openai.Usage{}, bodyError(text)
+	case !a.HasUsage:
+		return openai.Usage{}, engineError("The engine did not count its tokens.")
+	case int64(a.Finishes) < n:
+		return a.Usage, engineError("The engine's answer is not finished: %d of %d choices are.", a.Finishes, n)
+	}
+	return a.Usage, out.Answer(text)
+}
+
+// stream relays events up to the engine's [DONE] and checks that the answer is whole.
+func (e *compatible) stream(ctx context.Context, body []byte, req *Request, out Output) (openai.Usage, error) {
+	x, err := e.call.post(ctx, "/v1/chat/completions", body, e.call.idle)
+	if err != nil {
+		return openai.Usage{}, err
+	}
+	defer x.close()
+	if media, _, err := mime.ParseMediaType(x.resp.Header.Get("Content-Type")); err != nil || media != "text/event-stream" {
+		return openai.Usage{}, notAStream(x)
+	}
+	t := tally{req: req}
+	events := sse.NewReader(x, make([]byte, lineBufferLen))
+	for {
+		data, err := events.Next()
+		if err != nil {
+			return t.usage, streamError(x, err)
+		}
+		x.progress(e.call.idle)
+		if string(bytes.TrimSpace(data)) == "[DONE]" {
+			break
+		}
+		if len(data) == 0 {
+			continue
+		}
+		if err := t.add(data); err != nil {
+			return t.usage, err
+		}
+		if err := out.Event(data, events.Buffered()); err != nil {
+			return t.usage, err
+		}
+	}
+	x.drain()
+	return t.usage, t.end(out)
+}
+
+// streamError says why a stream has no further event.
+func streamError(x *exchange, err error) error {
+	switch {
+	case x.parent.Err() != nil:
+		return x.parent.Err()
+	case errors.Is(err, io.EOF):
+		return engineError("The engine's stream ended early.")
+	case errors.Is(err, sse.ErrTooLong):
+		return engineError("The engine's stream holds an event that is too long.")
+	}
+	return x.failed(err)
+}
+
+// notAStream makes an error of an answer with status 200 that is no event stream: some engines report errors so.
+func notAStream(x *exchange) error {
+	text, err := readMax(x, errorBodyMax)
+	if x.parent.Err() != nil {
+		return x.parent.Err()
+	}
+	if a, bad := openai.ReadAnswer(text); err == nil && bad == nil && a.Error {
+		return bodyError(text)
+	}
+	return engineError("The engine did not stream.")
+}
+
+// bodyError makes an error of an error object that came with status 200. Its code is the client's status only if it is
+// a number that blames the client, as vLLM and llama.cpp send it.
+func bodyError(text []byte) error {
+	var e struct {
+		Error struct {
+			Code json.RawMessage `json:"code"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(text, &e) == nil {
+		if code, err := strconv.Atoi(string(e.Error.Code)); err == nil && code >= 400 && code < 600 {
+			return statusError(code, "", text)
+		}
+	}
+	return engineError("The engine reported an error in its answer.")
+}
+
+// tally is what a stream has shown so far.
+type tally struct {
+	req      *Request
+	usage    openai.Usage
+	counted  bool   // some event had usage
+	last     bool   // it was one without choices, as clients expect it
+	template []byte // else the last event that had usage
+	content  bool
+	finishes int
+}
+
+// add reads one event; an error event or one that is not JSON ends the stream.
+func (t *tally) add(data []byte) error {
+	c, err := openai.ReadChunk(data)
+	switch {
+	case err != nil:
+		return engineError("The engine's stream holds an event that is not JSON.")
+	case c.Error:
+		return bodyError(data)
+	}
+	t.finishes += c.Finishes
+	t.content = t.content || c.Content
+	if c.HasUsage {
+		t.usage, t.counted, t.last = c.Usage, true, c.NoChoices
+		if !c.NoChoices {
+			t.template = append(t.template[:0], data...)
+		}
+	}
+	return nil
+}
+
+// end checks the whole, and adds the usage event if the engine sent its figures only along with choices.
+func (t *tally) end(out Output) error {
+	switch {
+	case int64(t.finishes) < t.req.Head.N:
+		return engineError("The engine's stream ended with %d of %d choices finished.", t.finishes, t.req.Head.N)
+	case !t.counted:
+		return engineError("The engine did not count its tokens.")
+	case t.content && t.usage.Completion == 0:
+		return engineError("The engine counted no tokens for an answer that has some.")
+	case t.last:
+		return nil
+	}
+	var same struct {
+		ID      string `json:"id"`
+		Created int64  `json:"created"`
+		Model   string `json:"model"`
+	}
+	if json.Unmarshal(t.template, &same) != nil {
+		return engineError("The engine's stream holds an event that is not JSON.")
+	}
+	return out.Event(encode(chunk{
+		ID: same.ID, Object: chunkObject, Created: same.Created, Model: same.Model,
+		Choices: []choice{}, Usage: usageOf(t.usage),
+	}), false)
+}

@@ -1,0 +1,61 @@
+package worker
+
+import (
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"cocoon/worker/engine/enginetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// configFor is a configuration whose gateway is not there.
+func configFor(t *testing.T, engineURL string) Config {
+	t.Helper()
+	c := DefaultConfig()
+	c.DataDir = filepath.Join(t.TempDir(), "data")
+	c.Engine.URL = engineURL
+	c.Gateways = []Gateway{{Address: "127.0.0.1:1"}}
+	return c
+}
+
+// newWorker makes a worker that looked at its engine once, and is not run.
+func newWorker(t *testing.T, c Config) (*Worker, *prometheus.Registry) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	w, err := New(c, slog.New(slog.DiscardHandler), reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.refresh(t.Context())
+	t.Cleanup(func() {
+		if w.opened != nil {
+			w.opened.Close()
+		}
+	})
+	return w, reg
+}
+
+// writeFile makes a file of its own for a secret.
+func writeFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// serveFake serves a fake engine.
+func serveFake(t *testing.T, fake *enginetest.Engine) string {
+	t.Helper()
+	srv := httptest.NewServer(fake)
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
