@@ -28,7 +28,7 @@ func FuzzAgainstNetHTTP(f *testing.F) {
 		ok + "Content-Length: 1\nContent-Length: 1\r\n\r\n1",
 		ok + "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n",
 		ok + "Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\nTrailer: x\r\n\r\n",
-		ok + "Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n1\r\n", 400) + "0\r\n\r\n",
+		chunkedHead + strings.Repeat("1;"+strings.Repeat("x", 42)+"\r\n1\r\n", 400) + "0\r\n\r\n",
 	} {
 		f.Add([]byte(s), uint16(1<<15), uint16(4096))
 		f.Add([]byte(s), uint16(3), uint16(5))
@@ -44,10 +44,12 @@ func FuzzAgainstNetHTTP(f *testing.F) {
 			t.Fatalf("pieces change the result:\n%+v\n%+v", got, whole)
 		}
 		if got.HeadErr != nil {
-			if !errors.Is(got.HeadErr, ErrProtocol) && !errors.Is(got.HeadErr, ErrStale) && !errors.Is(got.HeadErr, io.ErrUnexpectedEOF) {
-				t.Fatalf("unknown error %v", got.HeadErr)
+			for _, known := range []error{ErrProtocol, ErrStale, io.ErrUnexpectedEOF} {
+				if errors.Is(got.HeadErr, known) {
+					return
+				}
 			}
-			return
+			t.Fatalf("unknown error %v", got.HeadErr)
 		}
 		compare(t, in, got)
 	})
@@ -80,8 +82,10 @@ func compare(t *testing.T, in []byte, got result) {
 	if got.BodyErr == nil && got.Body != string(body) || !strings.HasPrefix(string(body), got.Body) && err == nil {
 		t.Fatalf("bodies differ: %q, net/http %q", got.Body, body)
 	}
-	if got.Status != resp.StatusCode || got.ContentType != resp.Header.Get("Content-Type") || got.RetryAfter != resp.Header.Get("Retry-After") {
-		t.Fatalf("heads differ: %+v, net/http %d %v", got, resp.StatusCode, resp.Header)
+	h := resp.Header
+	same := got.ContentType == h.Get("Content-Type") && got.RetryAfter == h.Get("Retry-After")
+	if !same || got.Status != resp.StatusCode {
+		t.Fatalf("heads differ: %+v, net/http %d %v", got, resp.StatusCode, h)
 	}
 	if want := resp.ContentLength; got.Length != want && resp.StatusCode != 304 { // of 304 the length is not this body's
 		t.Fatalf("lengths differ: %d, net/http %d", got.Length, want)
@@ -93,7 +97,7 @@ func compare(t *testing.T, in []byte, got result) {
 
 // FuzzRequest: what validate lets through, net/http's server reads as exactly one request with the same parts.
 func FuzzRequest(f *testing.F) {
-	f.Add("POST", "/v1/chat/completions?a=b", "worker", "Content-Type: application/json\r\nCocoon-Request: 1\r\n", []byte("{}"))
+	f.Add("POST", "/v1/x?a=b", "worker", "Content-Type: application/json\r\nCocoon-Request: 1\r\n", []byte("{}"))
 	f.Add("GET", "/ HTTP/1.1\r\n\r\n", "h", "A: b\r\n\r\n", []byte(nil))
 	f.Add("GET", "/", "h", "Connection: close\r\nHost: x\r\n", []byte("1"))
 	f.Fuzz(func(t *testing.T, method, path, host, header string, body []byte) {

@@ -55,8 +55,15 @@ func TestResponses(t *testing.T) {
 		{"not modified", "HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n", result{Status: 304, Reusable: true}},
 		{
 			"interim",
-			"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Type: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1",
+			"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Type: a\r\n\r\n" +
+				"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1",
 			result{Status: 200, Length: 1, Body: "1", Reusable: true},
+		},
+		{
+			"interim before a long head",
+			"HTTP/1.1 100 Continue\r\n\r\n" +
+				"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX: " + long[:5000] + "\r\nRetry-After: 1\r\n\r\n1",
+			result{Status: 200, RetryAfter: "1", Length: 1, Body: "1", Reusable: true},
 		},
 		{
 			"close", "HTTP/1.1 200 OK\r\nConnection: foo, Close\r\nContent-Length: 1\r\n\r\n1",
@@ -222,7 +229,7 @@ func TestRefusedChunks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, size := range []int{1, 17, 1 << 20} {
 				for _, room := range []int{1, 4096} {
-					conn := NewConn(&script{pieces: cut([]byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+in), size, false)})
+					conn := NewConn(&script{pieces: cut([]byte(chunkedHead+in), size, false)})
 					got := exchange(conn, room)
 					if !errors.Is(got.BodyErr, ErrProtocol) || got.Reusable {
 						t.Fatalf("pieces of %d, room for %d: %+v", size, room, got)

@@ -10,6 +10,8 @@ import (
 	"time"
 )
 
+const chunkedHead = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
 // script is a connection whose peer says what a test wrote down. It is read in pieces: a nil piece is a read
 // deadline that passes. After the last piece comes io.EOF.
 type script struct {
@@ -96,7 +98,8 @@ func exchange(conn *Conn, room int) result {
 		return result{HeadErr: err, Reusable: conn.Reusable()}
 	}
 	res := result{
-		Status: resp.Status, ContentType: resp.ContentType, RetryAfter: resp.Header("Retry-After"), Length: resp.ContentLength,
+		Status: resp.Status, ContentType: resp.ContentType, Length: resp.ContentLength,
+		RetryAfter: resp.Header("Retry-After"),
 	}
 	p := make([]byte, room)
 	var body bytes.Buffer

@@ -162,7 +162,9 @@ func BenchmarkRoundTrip(b *testing.B) {
 		_, _ = io.Copy(io.Discard, r.Body) // a failed read shows at the client
 		_, _ = w.Write(body)               // a failed write shows at the client
 	})
-	req := Request{Method: "POST", Path: "/v1/chat/completions", Host: "w", Header: "Content-Type: application/json\r\n", Body: body}
+	req := Request{
+		Method: "POST", Path: "/v1/chat/completions", Host: "w", Header: "Content-Type: application/json\r\n", Body: body,
+	}
 	buf := make([]byte, 4096)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -180,7 +182,8 @@ func BenchmarkRoundTrip(b *testing.B) {
 func BenchmarkExchange(b *testing.B) {
 	chunk := []byte("20\r\ndata: {\"choices\":[{\"index\":0}]}\n\r\n")
 	chunk = append([]byte(strconv.FormatInt(int64(len(chunk)-6), 16)), chunk[2:]...)
-	head := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nDate: Mon, 23 Nov 2026 10:00:00 GMT\r\nTransfer-Encoding: chunked\r\n\r\n")
+	head := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" +
+		"Date: Mon, 23 Nov 2026 10:00:00 GMT\r\nTransfer-Encoding: chunked\r\n\r\n")
 	end := []byte("0\r\n\r\n")
 	s, steps := &script{}, make([][]byte, 0, 34)
 	conn, buf := NewConn(s), make([]byte, 4096)

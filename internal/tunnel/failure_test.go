@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -76,8 +78,8 @@ func TestNetworkBreaks(t *testing.T) {
 
 func TestNetworkFreezes(t *testing.T) {
 	gt, wt := quick(), quick()
-	gt.answer = 200 * time.Millisecond
-	wt.silence = 300 * time.Millisecond
+	gt.answer = time.Second
+	wt.silence = 1500 * time.Millisecond
 	b := &busy{let: make(chan struct{})}
 	g, p, w, network := through(t, gt, wt, b.serve)
 	got := running(t, w, b)
@@ -156,7 +158,7 @@ func TestRecheck(t *testing.T) {
 	if e := g.next(t); e.w != w || !errors.Is(e.why, ErrRefused) || !strings.Contains(e.why.Error(), words) {
 		t.Errorf("heard %+v", e)
 	}
-	eventually(t, "the worker hears why", func() bool { return p.Status().LastError == "refused by gateway: revoked" })
+	p.says(t, "refused by gateway: revoked")
 }
 
 // TestAdmitAgain: what Admit refuses between hello and the session is not missed.
@@ -198,7 +200,7 @@ func TestRefusedReports(t *testing.T) {
 	words := "no such model"
 	g.invalid.Store(&words)
 	p := dialGate(t, g, g.addr(), quick(), echo)
-	eventually(t, "some sessions ended", func() bool { return strings.Contains(p.Status().LastError, "closed the connection") })
+	p.says(t, "refused by gateway: no such model")
 	if len(g.events) > 0 {
 		t.Fatalf("heard %+v", <-g.events)
 	}
@@ -221,7 +223,7 @@ func TestOwnReportTooLong(t *testing.T) {
 	if e := g.next(t); e.w != w || e.why == nil {
 		t.Errorf("heard %+v", e)
 	}
-	eventually(t, "the worker knows why", func() bool { return strings.Contains(p.Status().LastError, "report is too long") })
+	p.says(t, "report is too long")
 }
 
 func TestGatewayRestarts(t *testing.T) {
@@ -367,7 +369,8 @@ func (f *fake) ask(t *testing.T, method, path, body string) (status int, answer 
 	if err := f.SetDeadline(time.Now().Add(limit)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := fmt.Fprintf(f, "%s %s HTTP/1.1\r\nHost: w\r\nContent-Length: %d\r\n\r\n%s", method, path, len(body), body); err != nil {
+	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: w\r\nContent-Length: %d\r\n\r\n", method, path, len(body))
+	if _, err := io.WriteString(f, head+body); err != nil {
 		t.Fatal(err)
 	}
 	resp, err := http.ReadResponse(f.r, nil)
@@ -390,10 +393,12 @@ func TestWorkerRoutes(t *testing.T) {
 		echo(w, r)
 	})
 	ctl := gw.accept(t)
-	if status, text := ctl.ask(t, "POST", helloPath, `{"v":1}`); status != 200 || !strings.Contains(text, `"control"`) || strings.Contains(text, "proof") {
+	status, text := ctl.ask(t, "POST", helloPath, `{"v":1}`)
+	if status != 200 || !strings.Contains(text, `"control"`) || strings.Contains(text, "proof") {
 		t.Fatalf("hello: %d %s", status, text)
 	}
-	if status, text := ctl.ask(t, "GET", reportPath+"?after=0", ""); status != 200 || text != `{"version":1,"report":{"n":1}}` {
+	status, text = ctl.ask(t, "GET", reportPath+"?after=0", "")
+	if status != 200 || text != `{"version":1,"report":{"n":1}}` {
 		t.Fatalf("report: %d %s", status, text)
 	}
 	if status, text := ctl.ask(t, "GET", reportPath+"?after=1", ""); status != 204 {
@@ -405,7 +410,8 @@ func TestWorkerRoutes(t *testing.T) {
 	}
 	data := func() *fake {
 		f := gw.accept(t)
-		if status, text := f.ask(t, "POST", helloPath, `{"v":1}`); status != 200 || !strings.Contains(text, `"data"`) || !strings.Contains(text, "proof") {
+		status, text := f.ask(t, "POST", helloPath, `{"v":1}`)
+		if status != 200 || !strings.Contains(text, `"data"`) || !strings.Contains(text, "proof") {
 			t.Fatalf("hello: %d %s", status, text)
 		}
 		return f
@@ -413,7 +419,8 @@ func TestWorkerRoutes(t *testing.T) {
 	if status, text := data().ask(t, "POST", "/v1/x", "hi"); status != 200 || text != "hi" {
 		t.Errorf("request: %d %s", status, text)
 	}
-	for _, path := range []string{reportPath + "?after=0", wellKnown, wellKnown + "attest", "/%2ewell-known/cocoon/report?after=0"} {
+	report := reportPath + "?after=0"
+	for _, path := range []string{report, wellKnown, wellKnown + "attest", strings.Replace(report, ".", "%2e", 1)} {
 		f := data()
 		if status, text := f.ask(t, "GET", path, ""); status != 404 || text != "" {
 			t.Errorf("%s on a data connection: %d %q", path, status, text)
@@ -444,27 +451,27 @@ func TestHostileGateway(t *testing.T) {
 				t.Errorf("status %d", status)
 			}
 			closedBy(t, f.Conn)
-			eventually(t, "the worker says so", func() bool { return strings.Contains(p.Status().LastError, "hello") })
+			p.says(t, "hello")
 		})
 	}
 	t.Run("silence", func(t *testing.T) {
 		wt := quick()
-		wt.hello = 50 * time.Millisecond
+		wt.hello = time.Second
 		p, gw := byHand(t, wt, echo)
 		closedBy(t, gw.accept(t).Conn)
-		eventually(t, "the worker says so", func() bool { return strings.Contains(p.Status().LastError, "before it knew us") })
+		p.says(t, "before it knew us")
 	})
 	t.Run("no polls", func(t *testing.T) {
 		wt := quick()
-		wt.silence = 50 * time.Millisecond
+		wt.silence = time.Second
 		p, gw := byHand(t, wt, echo)
 		f := gw.accept(t)
 		f.ask(t, "POST", helloPath, `{"v":1}`)
 		closedBy(t, f.Conn)
-		eventually(t, "the worker says so", func() bool { return strings.Contains(p.Status().LastError, errSilent.Error()) })
+		p.says(t, errSilent.Error())
 	})
 	t.Run("bad polls", func(t *testing.T) {
-		for _, r := range [][2]string{{"GET", "?after=-1"}, {"GET", ""}, {"GET", "?after=99999999999999999999"}, {"POST", "?after=0"}} {
+		for _, r := range [][2]string{{"GET", "?after=-1"}, {"GET", ""}, {"GET", "?after=x"}, {"POST", "?after=0"}} {
 			_, gw := byHand(t, quick(), echo)
 			f := gw.accept(t)
 			f.ask(t, "POST", helloPath, `{"v":1}`)
@@ -498,5 +505,46 @@ func TestDataConnectionsNotWanted(t *testing.T) {
 	if c, err := gw.l.Accept(); err == nil {
 		c.Close()
 		t.Error("dialed again at once")
+	}
+}
+
+// flaky is a listener that runs out of descriptors now and then.
+type flaky struct {
+	net.Listener
+	fail atomic.Int64
+}
+
+func (l *flaky) Accept() (net.Conn, error) {
+	if l.fail.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return l.Listener.Accept()
+}
+
+func TestOutOfDescriptors(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &flaky{Listener: inner}
+	l.fail.Store(3)
+	reports := make(chan *Worker, 100)
+	s := NewServer(ServerConfig{
+		Identity: newID(t), Admit: func(ID) error { return nil }, Gone: func(*Worker, error) {}, Log: quietLog(t),
+		Report: func(w *Worker, _ []byte) error { reports <- w; return nil },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- s.Serve(ctx, l) }()
+	dialGate(t, &gate{Server: s}, inner.Addr().String(), quick(), echo)
+	select {
+	case <-reports:
+	case <-time.After(limit):
+		t.Error("no worker came in")
+	}
+	l.fail.Store(1 << 40) // from now on: Serve must end while it waits
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,6 +33,7 @@ func quick() timings {
 	t.pollGap = 5 * time.Millisecond
 	t.backoff = 5 * time.Millisecond
 	t.backoffTo = 50 * time.Millisecond
+	t.take = limit // dials take a while on a busy machine
 	return t
 }
 
@@ -190,6 +192,12 @@ func newPeer(t testing.TB, g *gate, addr string, h http.HandlerFunc) *peer {
 		Log:      quietLog(t),
 	})
 	return p
+}
+
+// says waits until the worker's last error has those words.
+func (p *peer) says(t testing.TB, words string) {
+	t.Helper()
+	eventually(t, "the worker says "+words, func() bool { return strings.Contains(p.Status().LastError, words) })
 }
 
 func (p *peer) start(t testing.TB) {

@@ -112,7 +112,8 @@ func TestID(t *testing.T) {
 	if err != nil || back != id {
 		t.Errorf("%s read as %s, %v", text, back, err)
 	}
-	for _, bad := range []string{"", text[1:], text + "0", strings.ToUpper("a" + text[1:]), "g" + text[1:], " " + text[1:], text + text} {
+	upper := strings.ToUpper("a" + text[1:])
+	for _, bad := range []string{"", text[1:], text + "0", upper, "g" + text[1:], " " + text[1:], text + text} {
 		if got, err := ParseID(bad); err == nil || got != (ID{}) {
 			t.Errorf("%q read as %s", bad, got)
 		}
@@ -169,7 +170,8 @@ func otherCerts(t testing.TB) map[string]tls.Certificate {
 		t.Fatal(err)
 	}
 	out := make(map[string]tls.Certificate)
-	for name, text := range map[string][]byte{"P-384": pemPair(t, p384, p384.Public()), "RSA": pemPair(t, big, big.Public())} {
+	pairs := map[string][]byte{"P-384": pemPair(t, p384, p384.Public()), "RSA": pemPair(t, big, big.Public())}
+	for name, text := range pairs {
 		if out[name], err = tls.X509KeyPair(text, text); err != nil {
 			t.Fatal(err)
 		}

@@ -64,7 +64,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 	}()
 	for {
-		c, err := accept(ctx, l)
+		c, err := s.accept(ctx, l)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -84,13 +84,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // accept waits out what passes, such as too many open files, as net/http does.
-func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
+func (s *Server) accept(ctx context.Context, l net.Listener) (net.Conn, error) {
 	for delay := 5 * time.Millisecond; ; delay = min(2*delay, time.Second) {
 		c, err := l.Accept()
 		var passing interface{ Temporary() bool }
 		if err == nil || !errors.As(err, &passing) || !passing.Temporary() {
 			return c, err
 		}
+		s.cfg.Log.Warn("worker connections wait", "error", err)
 		select {
 		case <-ctx.Done():
 			return nil, err
@@ -152,30 +153,35 @@ func (s *Server) hello(raw net.Conn) (*dataConn, helloAnswer, error) {
 	d := &dataConn{Conn: conn, raw: raw, id: idOf(conn.ConnectionState().PeerCertificates[0])}
 	d.h1 = h1.NewConn(d)
 	refused := s.refusal(d.id)
+	answer, err := sayHello(d.h1, refused)
+	switch {
+	case refused != nil:
+		return nil, answer, fmt.Errorf("%w: %w", ErrRefused, refused)
+	case err != nil:
+		return nil, answer, fmt.Errorf("saying hello: %w", err)
+	case answer.V != version || len(answer.Session) != sessionSize || !d.h1.Reusable():
+		return nil, answer, fmt.Errorf("%w: hello", errPeer)
+	}
+	return d, answer, raw.SetDeadline(time.Time{})
+}
+
+// sayHello tells the worker that it is welcome, or why not.
+func sayHello(c *h1.Conn, refused error) (answer helloAnswer, err error) {
 	say := hello{V: version}
 	if refused != nil {
 		say.Refused = clip(refused.Error(), wordsMax)
 	}
 	body, err := json.Marshal(say)
 	if err != nil {
-		return nil, answer, err
+		return answer, err
 	}
-	resp, err := d.h1.Do(&h1.Request{
+	resp, err := c.Do(&h1.Request{
 		Method: "POST", Path: helloPath, Host: host, Header: "Content-Type: application/json\r\n", Body: body,
 	})
 	if err != nil {
-		return nil, answer, fmt.Errorf("saying hello: %w", err)
+		return answer, err
 	}
-	if err := readJSON(resp, helloMax, &answer); err != nil {
-		return nil, answer, fmt.Errorf("saying hello: %w", err)
-	}
-	switch {
-	case refused != nil:
-		return nil, answer, fmt.Errorf("%w: %w", ErrRefused, refused)
-	case answer.V != version || !d.h1.Reusable():
-		return nil, answer, fmt.Errorf("%w: hello", errPeer)
-	}
-	return d, answer, raw.SetDeadline(time.Time{})
+	return answer, readJSON(resp, helloMax, &answer)
 }
 
 // refusal is why a worker may not come in, in words for its log.
@@ -235,8 +241,8 @@ func (s *Server) session(ctx context.Context, control *dataConn, answer helloAns
 		counted, err = w.poll()
 	}
 	w.close(err)
+	s.cfg.Log.Info("worker gone", "worker", w.id, "reported", counted, "why", w.cause())
 	if counted {
-		s.cfg.Log.Info("worker gone", "worker", w.id, "why", w.cause())
 		s.cfg.Gone(w, w.cause())
 	}
 	return w.cause()

@@ -233,7 +233,9 @@ func (s *session) missing() int {
 	return s.want() - s.idle - s.pending
 }
 
-func (s *session) want() int { return max(0, min(max(idleMin, s.active), s.limit-s.active)) }
+func (s *session) want() int {
+	return max(0, min(max(idleMin, min(s.active, idleMax)), s.limit-s.active))
+}
 
 // trim closes connections that were idle for long and are more than wanted, the longest idle first: the gateway takes
 // the last used first, so those are the ones it does not need. s.mu is held.

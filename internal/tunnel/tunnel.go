@@ -43,6 +43,8 @@ const (
 	helloMax = 4 << 10
 	// wordsMax bounds why a worker is refused, bytes: a sentence and an ID.
 	wordsMax = 512
+	// sessionSize is the length of a session's name, hex digits.
+	sessionSize = 16
 	// strangersMax bounds connections that have not said who they are, so that a flood can't take all descriptors.
 	strangersMax = 256
 	// dataMax bounds one worker's data connections, which are its requests at once.
@@ -53,6 +55,9 @@ const (
 	headerMax = 64 << 10
 	// idleMin is how many idle data connections a worker keeps for a burst after silence.
 	idleMin = 4
+	// idleMax bounds them under load: beyond it the pool grows by steps, so that thousands of streams do not hold as
+	// many connections that nobody uses.
+	idleMax = 64
 	// dialsMax bounds a worker's dials at once, well below strangersMax: others dial too.
 	dialsMax = 32
 	// sweepBatch bounds the idle connections that are checked under a worker's lock in one go: some 30 us.
@@ -62,13 +67,12 @@ const (
 // timings are the protocol's, in a struct so that tests can shorten them.
 type timings struct {
 	hello     time.Duration // from accept or dial to the end of hello
-	patience  time.Duration // a stranger's minimum when all their places are taken; more than a handshake takes
+	patience  time.Duration // a stranger's minimum when all their places are taken: more than a handshake takes
 	poll      time.Duration // the worker answers a poll at the latest after this
 	pollGap   time.Duration // between the starts of two polls: a worker can't make the gateway work more often
 	answer    time.Duration // the gateway waits for the answer to a poll
 	silence   time.Duration // the worker waits for the next poll; hello's hold plus answer
 	take      time.Duration // Take waits for a data connection
-	fresh     time.Duration // an idle connection younger than this is taken without a look at it
 	surplus   time.Duration // a data connection idle for so long is closed if it is one too many
 	backoff   time.Duration // first wait before a dial is tried again; doubles
 	backoffTo time.Duration // longest wait
@@ -84,7 +88,6 @@ func defaults() timings {
 		answer:    10 * time.Second,
 		silence:   15 * time.Second,
 		take:      2 * time.Second,
-		fresh:     time.Second,
 		surplus:   60 * time.Second,
 		backoff:   250 * time.Millisecond,
 		backoffTo: 15 * time.Second,

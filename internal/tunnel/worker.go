@@ -30,6 +30,7 @@ type Worker struct {
 	conns   map[*dataConn]struct{} // all data connections, idle or taken
 	idle    []*dataConn            // last in, first out: the rest may cool down and be closed by the worker
 	waiting []chan *h1.Conn        // Takes that wait; not empty only while idle is
+	sweeps  uint64                 // counts sweep: a clock that costs nothing to read
 }
 
 // dataConn is a connection to a worker; control connections are one too.
@@ -40,8 +41,8 @@ type dataConn struct {
 	h1  *h1.Conn
 	w   *Worker // set once the connection is in a session's pool
 
-	taken bool      // w.mu
-	since time.Time // w.mu: idle since
+	taken bool   // w.mu
+	since uint64 // w.mu: w.sweeps when it became idle
 }
 
 // Close closes at once: TLS's goodbye could block on a peer that does not read.
@@ -72,8 +73,9 @@ func (w *Worker) cause() error {
 }
 
 // Take returns an idle data connection, or waits a little for one. Errors: ErrGone, ErrNoConn, or that of ctx.
-// The connection must be handed to Give, or its Net be closed. The worker may have closed it a moment ago without our
-// knowing (h1.ErrStale, then take another): what was idle for a while is looked at here, the rest now and then.
+// The connection must be handed to Give, or its Net be closed. The worker may have closed it a moment ago, without our
+// knowing (h1.ErrStale: take another). That is rare: it closes what was idle for a minute, and what was idle at the
+// last sweep is looked at again here.
 func (w *Worker) Take(ctx context.Context) (*h1.Conn, error) {
 	for {
 		w.mu.Lock()
@@ -88,8 +90,9 @@ func (w *Worker) Take(ctx context.Context) (*h1.Conn, error) {
 		d := w.idle[n-1]
 		w.idle[n-1] = nil
 		w.idle, d.taken = w.idle[:n-1], true
+		fresh := d.since == w.sweeps
 		w.mu.Unlock()
-		if time.Since(d.since) < w.t.fresh || quiet(d.raw) {
+		if fresh || quiet(d.raw) {
 			return d.h1, nil
 		}
 		_ = d.Close() // the peer has closed it
@@ -157,7 +160,7 @@ func (w *Worker) put(d *dataConn) {
 		w.waiting = w.waiting[1:]
 		return
 	}
-	d.taken, d.since = false, time.Now()
+	d.taken, d.since = false, w.sweeps
 	w.idle = append(w.idle, d)
 }
 
@@ -224,6 +227,7 @@ func (w *Worker) poll() (counted bool, err error) {
 		}
 		if report != nil {
 			if err := w.report(w, report); err != nil {
+				w.say(err)
 				return counted, fmt.Errorf("taking report: %w", err)
 			}
 			after, counted = version, true
@@ -267,11 +271,21 @@ func (w *Worker) ask(after uint64) (version uint64, report []byte, err error) {
 	return answer.Version, answer.Report, nil
 }
 
+// say tells the worker why its session is about to end, between two polls, as a hello that refuses.
+func (w *Worker) say(why error) {
+	if w.control.SetDeadline(time.Now().Add(w.t.patience)) == nil {
+		_, _ = sayHello(w.control.h1, why) // it is over either way
+	}
+}
+
 // sweep closes idle connections that the worker has closed. Take would find only those on top.
 func (w *Worker) sweep() {
 	for at, more := 0, true; more; {
 		at, more = w.sweepFrom(at)
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sweeps++
 }
 
 func (w *Worker) sweepFrom(at int) (next int, more bool) {
