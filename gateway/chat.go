@@ -13,24 +13,38 @@ import (
 )
 
 // call is one chat completion on its way through the gateway. It belongs to the request's goroutine alone.
+//
+// While a stream is relayed the stack holds few and small frames, so that it fits 8 KiB: thousands of streams wait
+// there. That is why an attempt leaves its state in up and returns before the relay begins.
 type call struct {
 	s     *Server
 	w     http.ResponseWriter
 	r     *http.Request
 	id    string
 	start time.Time
+	key   *holder // nil until the request is accepted
 
 	body  body
 	head  openai.Head
 	want  router.Request // what the router is asked for, with the workers that failed already
 	last  *failure       // the last attempt's
 	model *modelMetrics  // nil until a worker that offers the model was leased
+	up    upstream
 
 	sent    time.Time // the request went to the worker
 	headed  bool      // status and headers went to the client
 	content bool      // content went to the client: from here on no other worker can take over
 	usage   openai.Usage
 	stream  stream
+}
+
+// upstream is the worker of the attempt at hand.
+type upstream struct {
+	held  bool // the lease is to be released
+	lease router.Lease[*tunnel.Worker]
+	conn  *h1.Conn
+	keep  func() bool // stops the closing of conn when the client goes away; false if that came first
+	resp  *h1.Response
 }
 
 // failure is how an attempt ended that did not serve the request.
@@ -46,29 +60,48 @@ type failure struct {
 func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 	c := &call{s: s, w: w, r: r, id: w.Header()[headerRequestID][0], start: time.Now()}
 	s.metrics.inflight.Inc()
-	defer s.metrics.inflight.Dec()
-	key, err := s.authenticate(r)
+	defer c.close()
+	if c.accept() {
+		c.end(c.serve())
+	}
+}
+
+// accept checks key, limits and body; false if the request was refused.
+func (c *call) accept() bool {
+	key, err := c.s.authenticate(c.r)
 	if err != nil {
-		s.refuse(w, err)
-		return
+		c.s.refuse(c.w, err)
+		return false
 	}
-	defer key.running.Add(-1)
-	if key.running.Add(1) > int64(s.cfg.Limits.ConcurrentPerKey) {
-		s.refuse(w, errTooMany(s.cfg.Limits.ConcurrentPerKey))
-		return
+	c.key = key
+	if key.running.Add(1) > int64(c.s.cfg.Limits.ConcurrentPerKey) {
+		c.s.refuse(c.w, errTooMany(c.s.cfg.Limits.ConcurrentPerKey))
+		return false
 	}
-	defer c.body.close(&s.memory)
 	if err := c.body.read(c); err != nil {
 		c.body.refuse(c, err)
-		return
+		return false
 	}
-	// Or else outermost's bound on the body would end the request's context while it is served.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // fails only on a dead connection
+	// Or else the server's ReadTimeout would end the request's context while it is served.
+	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{}) // fails only on a dead connection
 	if err := c.readHead(); err != nil {
-		s.refuse(w, err)
-		return
+		c.s.refuse(c.w, err)
+		return false
 	}
-	c.end(c.serve())
+	return true
+}
+
+// close gives back what the call holds, also after a panic.
+func (c *call) close() {
+	if c.up.held {
+		c.leave(errFault("connection", nil))
+	}
+	c.stream.close(c)
+	c.body.close(&c.s.memory)
+	if c.key != nil {
+		c.key.running.Add(-1)
+	}
+	c.s.metrics.inflight.Dec()
 }
 
 // readHead reads what the gateway needs of the body, and has the engine count tokens.
@@ -91,6 +124,12 @@ func (c *call) serve() *failure {
 	c.s.retries.request()
 	for n := 1; ; n++ {
 		f := c.attempt()
+		if f == nil {
+			f = c.relay()
+		}
+		if c.up.held {
+			c.leave(f)
+		}
 		if f == nil || f.final || c.content || n == attemptsMax {
 			return f
 		}
@@ -102,34 +141,67 @@ func (c *call) serve() *failure {
 	}
 }
 
-// attempt leases an endpoint and has the request answered there.
+// attempt leases an endpoint, sends it the request and waits for the head of the answer.
 func (c *call) attempt() *failure {
 	lease, err := c.s.table.Pick(&c.want)
 	if err != nil {
 		return c.noLease(err)
 	}
+	c.up = upstream{held: true, lease: lease}
 	if c.model == nil {
 		c.model = c.s.metrics.model(c.head.Model)
 	}
+	for stale := 0; ; stale++ {
+		f := c.connect()
+		if f == nil || !errors.Is(f.cause, h1.ErrStale) || stale == staleMax {
+			return f
+		}
+		c.giveBack()
+	}
+}
+
+// relay passes the answer on.
+func (c *call) relay() *failure {
+	if c.head.Stream {
+		return c.relayStream()
+	}
+	return c.relayAnswer()
+}
+
+// leave ends an attempt: connection and lease go back with what became of them.
+func (c *call) leave(f *failure) {
+	c.giveBack()
 	outcome := router.Served
-	f := c.exchange(&lease)
 	if f != nil {
 		outcome = f.outcome
 		c.last = f
-		c.want.Tried = append(c.want.Tried, lease.Worker)
+		c.want.Tried = append(c.want.Tried, c.up.lease.Worker)
 		c.s.metrics.refused.WithLabelValues(f.reason).Inc()
-		c.logFailure(f, lease.Worker)
+		c.logFailure(f, c.up.lease.Worker)
 	}
-	lease.Release(outcome)
+	c.up.lease.Release(outcome)
+	c.up.held = false
 	c.model.outcomes[outcome].Inc()
-	return f
+}
+
+// giveBack returns the connection to its worker's pool.
+func (c *call) giveBack() {
+	if c.up.conn == nil {
+		return
+	}
+	if !c.up.keep() {
+		_ = c.up.conn.Net().Close() // or else a connection that is being closed could go back to the pool
+	}
+	c.up.lease.Handle.Give(c.up.conn)
+	c.up.conn, c.up.resp = nil, nil
 }
 
 func (c *call) noLease(err error) *failure {
 	f := &failure{outcome: router.Served, reason: "no_worker", final: true}
 	switch {
 	case c.last != nil:
-		return c.last // every worker was tried
+		f = new(*c.last) // every worker was tried
+		f.final = true
 	case errors.Is(err, router.ErrUnknownModel):
 		f.err = c.s.noModel(c.head.Model)
 	default:
@@ -142,77 +214,54 @@ func (c *call) noLease(err error) *failure {
 // a worker is gone so is its session, and Take says so.
 const staleMax = 1
 
-// exchange sends the request to the leased endpoint and relays its answer.
-func (c *call) exchange(l *router.Lease[*tunnel.Worker]) *failure {
-	for stale := 0; ; stale++ {
-		conn, err := l.Handle.Take(c.r.Context())
-		if err != nil {
-			if c.r.Context().Err() != nil {
-				return errClientGone()
-			}
-			if errors.Is(err, tunnel.ErrNoConn) {
-				return &failure{outcome: router.WorkerBusy, reason: "no_connection", err: errBusy(), cause: err}
-			}
-			return errFault("connection", err)
-		}
-		f := c.over(conn, l)
-		if f == nil || !errors.Is(f.cause, h1.ErrStale) || stale == staleMax {
-			return f
-		}
+// connect takes a connection and asks over it. It ends at once when the client goes away: that is how the worker
+// learns of it.
+func (c *call) connect() *failure {
+	conn, err := c.up.lease.Handle.Take(c.r.Context())
+	switch {
+	case err == nil:
+	case c.r.Context().Err() != nil:
+		return errClientGone()
+	case errors.Is(err, tunnel.ErrNoConn):
+		return &failure{outcome: router.WorkerBusy, reason: "no_connection", err: errBusy(), cause: err}
+	default:
+		return errFault("connection", err)
 	}
-}
-
-// over runs the request over one connection. The connection ends at once when the client goes away: that is how the
-// worker learns of it.
-func (c *call) over(conn *h1.Conn, l *router.Lease[*tunnel.Worker]) *failure {
-	keep := context.AfterFunc(c.r.Context(), func() { _ = conn.Net().Close() })
-	defer func() {
-		if !keep() {
-			_ = conn.Net().Close() // or else a closed connection could go back to the pool
-		}
-		l.Handle.Give(conn)
-	}()
+	c.up.conn = conn
+	c.up.keep = context.AfterFunc(c.r.Context(), func() { _ = conn.Net().Close() })
 	c.sent = time.Now()
 	if !c.headed {
 		c.s.metrics.overhead.Observe(c.sent.Sub(c.start).Seconds())
+		c.w.Header()[headerWorker] = []string{c.up.lease.Worker.String()} // after a sign of life it is the first worker's
 	}
-	resp, f := c.ask(conn, l)
-	if f != nil {
+	c.stream.reset(c)
+	if f := c.ask(); f != nil {
 		return f
 	}
-	if f := c.checkHead(resp); f != nil {
-		return f
-	}
-	if c.head.Stream {
-		return c.relayStream(conn, resp)
-	}
-	return c.relayAnswer(resp)
+	return c.checkHead()
 }
 
 // ask sends the request and waits for the head of its answer.
-func (c *call) ask(conn *h1.Conn, l *router.Lease[*tunnel.Worker]) (*h1.Response, *failure) {
-	if !c.headed { // after a sign of life the headers are out, with the first worker's ID
-		c.w.Header()[headerWorker] = []string{l.Worker.String()}
-	}
-	c.stream.reset(c)
-	err := conn.Net().SetWriteDeadline(c.sent.Add(c.s.cfg.Limits.FirstByteTimeout))
-	if err == nil {
-		err = conn.Net().SetReadDeadline(c.stream.wake(c))
+func (c *call) ask() *failure {
+	conn := c.up.conn
+	err := conn.Net().SetDeadline(c.stream.wake(c))
+	if err == nil && len(c.body.bytes()) > blockingMax { // a shorter one is written without waiting
+		err = conn.Net().SetWriteDeadline(c.sent.Add(c.s.cfg.Limits.FirstByteTimeout))
 	}
 	if err != nil {
-		return nil, c.broken(err)
+		return c.broken(err)
 	}
-	resp, err := conn.Do(&h1.Request{
-		Method: http.MethodPost, Path: "/v1/chat/completions", Host: "worker",
+	c.up.resp, err = conn.Do(&h1.Request{
+		Method: http.MethodPost, Path: chatPath, Host: "worker",
 		Header: "Content-Type: application/json\r\nCocoon-Request: " + c.id + "\r\n", Body: c.body.bytes(),
 	})
 	for err != nil {
-		if f := c.waited(conn, err); f != nil {
-			return nil, f
+		if f := c.waited(err); f != nil {
+			return f
 		}
-		resp, err = conn.Resume()
+		c.up.resp, err = conn.Resume()
 	}
-	return resp, nil
+	return nil
 }
 
 // end is what remains when the last attempt is over.
@@ -233,7 +282,6 @@ func (c *call) end(f *failure) {
 	default:
 		c.s.refuse(c.w, f.err)
 	}
-	c.stream.close(c)
 }
 
 func (c *call) logFailure(f *failure, worker router.ID) {

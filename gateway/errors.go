@@ -97,7 +97,8 @@ func (c *call) tooLate() *failure {
 const errorHeadMax = 64 << 10
 
 // checkHead turns anything but the answer that was asked for into a failure.
-func (c *call) checkHead(resp *h1.Response) *failure {
+func (c *call) checkHead() *failure {
+	resp := c.up.resp
 	if resp.Status == http.StatusOK {
 		if sse := isEventStream(resp.ContentType); sse != c.head.Stream {
 			return errFault("unexpected_type", nil)

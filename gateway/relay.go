@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"cocoon/internal/h1"
 	"cocoon/internal/openai"
 	"cocoon/internal/sse"
 	"cocoon/router"
@@ -35,6 +34,8 @@ const (
 
 // stream is the state of a streamed answer. Across attempts only what the client saw stays.
 type stream struct {
+	events    *sse.Reader
+	buf       *[]byte // what events began with
 	out       *[]byte // events for the client; nil when there are none
 	early     int     // events held back before the first content
 	begun     bool    // this attempt's worker sent an event
@@ -42,6 +43,24 @@ type stream struct {
 	heard     time.Time
 	wrote     time.Time
 	stallFrom time.Time // when the write deadline was set
+}
+
+// open begins to read events from the worker.
+func (st *stream) open(c *call) *sse.Reader {
+	st.shut(c)
+	st.buf = c.s.memory.get(streamBuffer)
+	st.events = sse.NewReader(c.up.resp, *st.buf)
+	return st.events
+}
+
+// shut gives back what open took.
+func (st *stream) shut(c *call) {
+	if st.events == nil {
+		return
+	}
+	*st.buf = st.events.Buffer()
+	c.s.memory.put(st.buf)
+	st.events, st.buf = nil, nil
 }
 
 // reset begins an attempt: what an earlier worker sent without content is forgotten.
@@ -79,7 +98,7 @@ func (st *stream) wake(c *call) time.Time {
 
 // waited handles an error of a read from the worker: nil if it was only time for a sign of life. The deadline is
 // moved only here, so that reads in time cost nothing; therefore it may come early, which is no harm.
-func (c *call) waited(conn *h1.Conn, err error) *failure {
+func (c *call) waited(err error) *failure {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return c.broken(err)
 	}
@@ -92,7 +111,7 @@ func (c *call) waited(conn *h1.Conn, err error) *failure {
 			return f
 		}
 	}
-	if err := conn.Net().SetReadDeadline(st.wake(c)); err != nil {
+	if err := c.up.conn.Net().SetReadDeadline(st.wake(c)); err != nil {
 		return c.broken(err)
 	}
 	return nil
@@ -105,30 +124,24 @@ func (c *call) signOfLife(now time.Time) *failure {
 }
 
 // relayStream passes events on until the stream's end.
-func (c *call) relayStream(conn *h1.Conn, resp *h1.Response) *failure {
-	m, st := &c.s.memory, &c.stream
-	buf := m.get(streamBuffer)
-	events := sse.NewReader(resp, *buf)
-	defer func() {
-		*buf = events.Buffer()
-		m.put(buf)
-	}()
+func (c *call) relayStream() *failure {
+	events := c.stream.open(c)
 	for {
 		data, err := events.Next()
 		if err != nil {
-			if f := c.ended(conn, err); f != nil {
+			if f := c.ended(err); f != nil {
 				return f
 			}
 			continue
 		}
 		if string(data) == doneData {
-			return c.finish(conn, events)
+			return c.finish()
 		}
-		if f := c.event(conn, data); f != nil {
+		if f := c.event(data); f != nil {
 			return f
 		}
 		if c.content && !events.Buffered() {
-			if f := st.flush(c); f != nil {
+			if f := c.stream.flush(c); f != nil {
 				return f
 			}
 		}
@@ -136,17 +149,17 @@ func (c *call) relayStream(conn *h1.Conn, resp *h1.Response) *failure {
 }
 
 // ended handles what Next returned instead of an event: nil to go on.
-func (c *call) ended(conn *h1.Conn, err error) *failure {
+func (c *call) ended(err error) *failure {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		if c.r.Context().Err() == nil {
 			return errFault("no_finish", err)
 		}
 	}
-	return c.waited(conn, err)
+	return c.waited(err)
 }
 
 // event takes one event: into the output, unless the client has not asked for it.
-func (c *call) event(conn *h1.Conn, data []byte) *failure {
+func (c *call) event(data []byte) *failure {
 	st := &c.stream
 	chunk, err := openai.ReadChunk(data)
 	switch {
@@ -158,7 +171,7 @@ func (c *call) event(conn *h1.Conn, data []byte) *failure {
 	if !st.begun {
 		st.begun = true
 		st.heard = time.Now()
-		_ = conn.Net().SetReadDeadline(st.wake(c)) // the limit is another one now; a dead connection says so when read
+		_ = c.up.conn.Net().SetReadDeadline(st.wake(c)) // the limit is another one now; a dead connection says so when read
 	}
 	st.finishes += chunk.Finishes
 	if chunk.HasUsage {
@@ -188,7 +201,7 @@ func (c *call) begin() {
 }
 
 // finish ends a stream that said [DONE], and leaves the connection ready for the next request.
-func (c *call) finish(conn *h1.Conn, events *sse.Reader) *failure {
+func (c *call) finish() *failure {
 	st := &c.stream
 	if int64(st.finishes) < c.head.N {
 		return errFault("no_finish", nil)
@@ -204,8 +217,8 @@ func (c *call) finish(conn *h1.Conn, events *sse.Reader) *failure {
 	if f := st.flush(c); f != nil {
 		return f
 	}
-	if conn.Net().SetReadDeadline(time.Now().Add(drainMax)) == nil {
-		_, _ = events.Next() // the clean end, or else the connection is not reusable
+	if c.up.conn.Net().SetReadDeadline(time.Now().Add(drainMax)) == nil {
+		_, _ = st.events.Next() // the clean end, or else the connection is not reusable
 	}
 	return nil
 }
@@ -267,6 +280,7 @@ func (st *stream) breakOff(c *call, e *openai.Error) {
 
 // close gives back what the stream holds, and lifts the write deadline for the connection's next request.
 func (st *stream) close(c *call) {
+	st.shut(c)
 	if st.out != nil {
 		c.s.memory.put(st.out)
 		st.out = nil
@@ -277,10 +291,10 @@ func (st *stream) close(c *call) {
 }
 
 // relayAnswer passes on an answer that is not streamed, once it is whole and right.
-func (c *call) relayAnswer(resp *h1.Response) *failure {
+func (c *call) relayAnswer() *failure {
 	var b body
 	defer b.close(&c.s.memory)
-	if f := c.readAnswer(resp, &b); f != nil {
+	if f := c.readAnswer(&b); f != nil {
 		return f
 	}
 	a, err := openai.ReadAnswer(b.bytes())
@@ -311,7 +325,8 @@ func (c *call) relayAnswer(resp *h1.Response) *failure {
 }
 
 // readAnswer reads the whole answer into a pooled buffer, within the limits of size and memory.
-func (c *call) readAnswer(resp *h1.Response, b *body) *failure {
+func (c *call) readAnswer(b *body) *failure {
+	resp := c.up.resp
 	size := int(resp.ContentLength)
 	if resp.ContentLength > answerMax {
 		return errFault("too_long", nil)

@@ -1,13 +1,13 @@
 package gateway
 
 import (
-	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
+	"math/rand/v2"
 	"net/http"
 	"net/http/pprof"
 	"runtime/debug"
 	"strings"
-	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -27,6 +27,8 @@ const (
 	headerTime      = "Openai-Processing-Ms"
 )
 
+const chatPath = "/v1/chat/completions"
+
 func (s *Server) routes() http.Handler {
 	r := chi.NewRouter()
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
@@ -35,7 +37,7 @@ func (s *Server) routes() http.Handler {
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, openai.NewError(http.StatusMethodNotAllowed, "method_not_allowed", "%s does not take %s", clip(r.URL.Path, 200), r.Method))
 	})
-	r.Post("/v1/chat/completions", s.chat)
+	r.Post(chatPath, s.chat)
 	r.Get("/v1/models", s.withKey(s.listModels))
 	r.Get("/v1/models/*", s.withKey(s.showModel))
 	r.Get("/healthz", healthy)
@@ -43,17 +45,13 @@ func (s *Server) routes() http.Handler {
 	return s.outermost(r)
 }
 
-// outermost gives every answer its request ID, bounds the time for the body, which net/http reads on for also after
-// an early answer, and turns a panic into a 500.
+// outermost gives every answer its request ID and turns a panic into a 500. What nearly all requests ask for does not
+// go through the mux, which copies the request.
 func (s *Server) outermost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h[headerRequestID] = []string{newRequestID()}
 		h[headerMode] = []string{mode}
-		if r.ContentLength != 0 {
-			late := time.Now().Add(s.cfg.Limits.BodyTimeout)
-			_ = http.NewResponseController(w).SetReadDeadline(late) // fails only on a dead connection
-		}
 		defer func() {
 			v := recover()
 			if v == nil {
@@ -66,13 +64,19 @@ func (s *Server) outermost(next http.Handler) http.Handler {
 			s.log.Error("a handler panicked", "request", h[headerRequestID][0], "stack", string(debug.Stack()))
 			s.refuse(w, openai.NewError(http.StatusInternalServerError, "internal_error", "internal error"))
 		}()
+		if r.Method == http.MethodPost && r.URL.Path == chatPath {
+			s.chat(w, r)
+			return
+		}
 		next.ServeHTTP(w, r)
 	})
 }
 
+// newRequestID is 128 random bits: unique, but no secret.
 func newRequestID() string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
+	binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
+	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
 	var text [4 + 32]byte
 	copy(text[:], "req_")
 	hex.Encode(text[4:], b[:])

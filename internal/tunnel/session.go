@@ -37,6 +37,7 @@ type session struct {
 	pending  int // dials, and links whose hello is to come
 	idle     int // links by phase
 	active   int
+	peak     int // most active of late: where requests are short, few are so at any one moment
 	limit    int // capacity when tend last asked
 	failures int // of dials in a row
 	retry    time.Time
@@ -181,6 +182,7 @@ func (s *session) keep(ctx context.Context) error {
 			}
 		case <-s.wake:
 		case <-tick.C:
+			s.calm()
 		case <-retry.C:
 		}
 		if known {
@@ -227,14 +229,21 @@ func (s *session) tend(ctx context.Context) time.Duration {
 	return 0
 }
 
-// missing is how many connections should be idle beyond those that are or soon will be: as many as serve, so that
-// they double under load, but within the limit. s.mu is held.
+// calm lets the peak fall to what is active now, by half each time.
+func (s *session) calm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.peak = max(s.active, s.peak/2)
+}
+
+// missing is how many connections should be idle beyond those that are or soon will be: as many as served of late, so
+// that they double under load, but within the limit. s.mu is held.
 func (s *session) missing() int {
 	return s.want() - s.idle - s.pending
 }
 
 func (s *session) want() int {
-	return max(0, min(max(idleMin, min(s.active, idleMax)), s.limit-s.active))
+	return max(0, min(max(idleMin, min(s.peak, idleMax)), s.limit-s.active))
 }
 
 // trim closes connections that were idle for long and are more than wanted, the longest idle first: the gateway takes
@@ -340,6 +349,7 @@ func (s *session) connState(c net.Conn, state http.ConnState) {
 		}
 		s.idle--
 		s.active++
+		s.peak = max(s.peak, s.active)
 		l.phase, l.used = phaseActive, true
 		s.failures = 0
 	case http.StateIdle:
