@@ -75,7 +75,7 @@ format: go
 	@echo "formatting all files"
 	@$(GOFUMPT) -w .
 
-bench: go
+bench: build
 	@echo "measuring: takes minutes, wants an idle machine"
 	@$(GO) run ./internal/bench
 

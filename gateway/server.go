@@ -156,7 +156,7 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: keepAliveIdle,
 		ReadTimeout:    headerTimeout + s.cfg.Limits.BodyTimeout, // head and body, also what is left of it after an early answer
 		MaxHeaderBytes: headerMax - 4<<10,                        // net/http adds 4 KiB
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
 
