@@ -1,0 +1,476 @@
+// Package cocoon_test holds the rules that the whole module obeys: who may import whom, which package may use which
+// foreign module, how long things may be, what must be documented, and what no file may contain.
+package cocoon_test
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"cocoon/gateway"
+	"cocoon/worker"
+)
+
+const module = "cocoon"
+
+// plan says which packages of this module each package imports, tests aside: they may import what they test with. The
+// plan is exact: a new package, a new arrow, and one that is no longer there, is a decision to be made here.
+var plan = map[string][]string{
+	// The programs.
+	"cmd/cocoon":         {"internal/daemon", "internal/terminal"},
+	"cmd/cocoon-gateway": {"gateway", "internal/daemon", "internal/tunnel"},
+	"cmd/cocoon-worker":  {"internal/daemon", "worker"},
+	"cmd/cocoon-dev": {
+		"gateway", "internal/daemon", "internal/ollama", "internal/secret", "internal/terminal", "worker", "worker/engine",
+	},
+
+	// The roles.
+	"gateway": {
+		"internal/daemon", "internal/h1", "internal/openai", "internal/secret", "internal/sse", "internal/tunnel",
+		"router", "router/offer",
+	},
+	"router":       {"router/offer"},
+	"router/offer": {"internal/nanoton"},
+	"worker": {
+		"internal/daemon", "internal/nanoton", "internal/openai", "internal/tunnel", "router/offer", "worker/engine",
+	},
+	"worker/engine": {"internal/openai", "internal/sse", "router/offer"},
+
+	// The leaves.
+	"internal/daemon":   nil,
+	"internal/h1":       nil,
+	"internal/nanoton":  nil,
+	"internal/openai":   nil,
+	"internal/secret":   nil,
+	"internal/sse":      nil,
+	"internal/terminal": nil,
+	"internal/tunnel":   {"internal/h1"},
+
+	// For development, tests and measurements: none of the roles imports them.
+	"internal/bench": {
+		"internal/bench/load", "internal/bench/mock", "internal/daemon", "internal/tunnel", "router/offer",
+	},
+	"internal/bench/hist":      nil,
+	"internal/bench/load":      {"internal/bench/hist", "internal/bench/mock"},
+	"internal/bench/mock":      nil,
+	"internal/e2e":             nil,
+	"internal/ollama":          {"internal/tinymodel"},
+	"internal/ollama/build":    {"internal/ollama"},
+	"internal/tinymodel":       nil,
+	"internal/tinymodel/train": {"internal/tinymodel"},
+	"worker/engine/enginetest": nil,
+}
+
+// foreign says which packages may import a module that isn't ours, or one package of it; below a package counts too.
+// Tests may import all of them, but for sdkTests.
+var foreign = map[string][]string{
+	"github.com/go-chi/chi/v5":            {"gateway"},
+	"github.com/google/go-cmp":            {},
+	"github.com/ollama/ollama/api":        {"worker/engine"},
+	"github.com/ollama/ollama/types":      {"worker/engine"},
+	"github.com/openai/openai-go/v3":      {},
+	"github.com/prometheus/client_golang": {"gateway", "worker", "cmd"},
+	"github.com/rogpeppe/go-internal":     {},
+	"github.com/sashabaranov/go-openai":   {"cmd/cocoon"},
+	"go.uber.org/goleak":                  {},
+	"go.yaml.in/yaml/v4":                  {"gateway", "worker"},
+	"golang.org/x/sync":                   {"gateway", "worker", "cmd", "internal/bench"},
+	"pgregory.net/rapid":                  {},
+}
+
+// sdkTests is where tests may use the clients of others: they are no part of what we test with elsewhere.
+var sdkTests = map[string]string{
+	"github.com/sashabaranov/go-openai": "internal/e2e",
+	"github.com/openai/openai-go/v3":    "internal/e2e",
+}
+
+// Budgets.
+const (
+	fileMax     = 800 // lines
+	funcMax     = 100 // lines
+	testFuncMax = 150 // lines: tables of cases are long
+	mainMax     = 150 // lines of a cmd's main.go
+	paramMax    = 5   // beyond that: a Config
+)
+
+// vars are the package variables that are neither errors nor embedded files: tables that nothing writes to, version
+// stamps of the linker, and pools, which hold memory and no state.
+var vars = map[string][]string{
+	"cmd/cocoon":         {"version"},
+	"cmd/cocoon-dev":     {"version"},
+	"cmd/cocoon-gateway": {"version"},
+	"cmd/cocoon-worker":  {"version"},
+	"gateway":            {"words"},
+	"internal/h1":        {"readPool", "tokenChar", "writePool"},
+	"internal/openai":    {"fieldNames"},
+	"worker":             {"errFullAnswer"},
+	"worker/engine":      {"requestFields"},
+	"internal/tinymodel": {
+		"capitals", "names", "weathers", "words", "systems", "toolNames", "fixed", "controlTokens", "userTokens",
+	},
+}
+
+// source is one Go file of the module.
+type source struct {
+	path, pkg string // pkg is the folder
+	fset      *token.FileSet
+	file      *ast.File
+}
+
+func (s *source) test() bool { return strings.HasSuffix(s.path, "_test.go") }
+
+func (s *source) at(n ast.Node) string { return s.fset.Position(n.Pos()).String() }
+
+func (s *source) lines(n ast.Node) int {
+	return s.fset.Position(n.End()).Line - s.fset.Position(n.Pos()).Line + 1
+}
+
+// skipped are folders that hold nothing of ours.
+func skipped(name string) bool {
+	return slices.Contains([]string{".git", "bin", "data", "node_modules"}, name)
+}
+
+// walk calls f for each file of the repository.
+func walk(t *testing.T, f func(path string)) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if skipped(d.Name()) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if d.Type().IsRegular() {
+			f(filepath.ToSlash(p))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sources(t *testing.T) []*source {
+	t.Helper()
+	var all []*source
+	walk(t, func(p string) {
+		if path.Ext(p) != ".go" || strings.Contains(p, "/testdata/") {
+			return
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, p, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, &source{p, path.Dir(p), fset, file})
+	})
+	if len(all) == 0 {
+		t.Fatal("no Go files")
+	}
+	return all
+}
+
+func TestFloorPlan(t *testing.T) {
+	seen := map[string]bool{".": true}
+	used := map[[2]string]bool{}
+	for _, s := range sources(t) {
+		allowed, known := plan[s.pkg]
+		if !known && s.pkg != "." && !seen[s.pkg] {
+			t.Errorf("%s: not on the floor plan", s.pkg)
+		}
+		seen[s.pkg] = true
+		for _, i := range s.file.Imports {
+			name, err := strconv.Unquote(i.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ours, ok := strings.CutPrefix(name, module+"/"); ok {
+				used[[2]string{s.pkg, ours}] = used[[2]string{s.pkg, ours}] || !s.test()
+				if !s.test() && !slices.Contains(allowed, ours) {
+					t.Errorf("%s: %s imports %s, which is not on the floor plan", s.at(i), s.pkg, ours)
+				}
+			} else if strings.Contains(strings.Split(name, "/")[0], ".") {
+				checkForeign(t, s, i, name)
+			}
+		}
+	}
+	for pkg, imports := range plan {
+		if !seen[pkg] {
+			t.Errorf("%s is on the floor plan but does not exist", pkg)
+			continue
+		}
+		for _, i := range imports {
+			if !used[[2]string{pkg, i}] {
+				t.Errorf("%s may import %s by the floor plan, but does not", pkg, i)
+			}
+		}
+	}
+}
+
+func checkForeign(t *testing.T, s *source, i *ast.ImportSpec, name string) {
+	t.Helper()
+	for mod, users := range foreign {
+		if !within(name, mod) {
+			continue
+		}
+		if s.test() {
+			if only := sdkTests[mod]; only != "" && s.pkg != only && s.pkg != "." {
+				t.Errorf("%s: tests in %s import %s; only those in %s may", s.at(i), s.pkg, name, only)
+			}
+			return
+		}
+		if !slices.ContainsFunc(users, func(u string) bool { return within(s.pkg, u) }) {
+			t.Errorf("%s: %s imports %s; allowed in %v", s.at(i), s.pkg, name, users)
+		}
+		return
+	}
+	t.Errorf("%s: %s imports %s, a module that is not on the list", s.at(i), s.pkg, name)
+}
+
+// within tells whether a path is folder or below it.
+func within(path, folder string) bool { return path == folder || strings.HasPrefix(path, folder+"/") }
+
+// What our users install links nothing that it does not need: the smaller it is, the more an attested image is worth.
+// (That database/sql is in the worker is Ollama's types' doing; without a driver it is a handful of interfaces.)
+func TestDependencyClosure(t *testing.T) {
+	both := map[string]string{
+		"billing": "money stays with the gateway", "gateway": "another role",
+		"internal/tinymodel": "for development only", "internal/ollama": "for development only",
+		"modernc.org": "no SQL here", "github.com/jackc": "no SQL here", "github.com/mattn": "no SQL here",
+		"github.com/xssnick": "no chain here", "github.com/go-chi": "the gateway's",
+	}
+	for program, more := range map[string]map[string]string{
+		"cocoon-worker": {"github.com/sashabaranov": "a client's"},
+		"cocoon": {
+			"worker": "another role", "internal/tunnel": "between worker and gateway", "github.com/ollama": "the worker's",
+			"database/sql": "no SQL here", "github.com/prometheus": "a daemon's",
+		},
+	} {
+		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/"+program).Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		for dep := range strings.FieldsSeq(string(out)) {
+			dep = strings.TrimPrefix(dep, module+"/")
+			if dep == "router" { // router/offer is for both sides
+				t.Errorf("%s links %s: routing is the gateway's", program, dep)
+			}
+			for _, bad := range []map[string]string{both, more} {
+				for prefix, why := range bad {
+					if within(dep, prefix) {
+						t.Errorf("%s links %s: %s", program, dep, why)
+					}
+				}
+			}
+		}
+	}
+}
+
+// Each sample configuration is one that its program takes.
+func TestConfigs(t *testing.T) {
+	files, err := filepath.Glob("configs/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("configs: %v, %v", files, err)
+	}
+	for _, f := range files {
+		switch name := filepath.Base(f); {
+		case strings.HasPrefix(name, "gateway"):
+			_, err = gateway.LoadConfig(f)
+		case strings.HasPrefix(name, "worker"):
+			_, err = worker.LoadConfig(f)
+		default:
+			t.Errorf("%s: which program's is it?", f)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestBudgets(t *testing.T) {
+	for _, s := range sources(t) {
+		n := s.fset.File(s.file.Pos()).LineCount()
+		if n > fileMax {
+			t.Errorf("%s: %d lines, limit %d", s.path, n, fileMax)
+		}
+		if strings.HasPrefix(s.pkg, "cmd/") && path.Base(s.path) == "main.go" && n > mainMax {
+			t.Errorf("%s: %d lines, limit %d for a main", s.path, n, mainMax)
+		}
+		for _, d := range s.file.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			limit := funcMax
+			if s.test() {
+				limit = testFuncMax
+			}
+			if n := s.lines(fn); n > limit {
+				t.Errorf("%s: %s is %d lines, limit %d", s.at(fn), fn.Name.Name, n, limit)
+			}
+			if n := fn.Type.Params.NumFields(); n > paramMax && !s.test() {
+				t.Errorf("%s: %s takes %d parameters, limit %d: make it a Config", s.at(fn), fn.Name.Name, n, paramMax)
+			}
+		}
+	}
+}
+
+func TestNoHiddenState(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test() {
+			continue
+		}
+		for _, d := range s.file.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				if d.Name.Name == "init" && d.Recv == nil {
+					t.Errorf("%s: func init: wire it in main", s.at(d))
+				}
+			case *ast.GenDecl:
+				if d.Tok == token.VAR {
+					checkVars(t, s, d)
+				}
+			}
+		}
+	}
+}
+
+// checkVars lets errors, embedded files, interface assertions and the listed tables pass.
+func checkVars(t *testing.T, s *source, d *ast.GenDecl) {
+	t.Helper()
+	for _, spec := range d.Specs {
+		v := spec.(*ast.ValueSpec)
+		if embedded(d.Doc) || embedded(v.Doc) {
+			continue
+		}
+		for i, name := range v.Names {
+			if name.Name == "_" || slices.Contains(vars[s.pkg], name.Name) {
+				continue
+			}
+			if i < len(v.Values) && isError(name.Name, v.Values[i]) {
+				continue
+			}
+			t.Errorf("%s: package variable %s: pass it, or make it a constant; a table that nothing writes may go on "+
+				"the list in floor_test.go", s.at(v), name.Name)
+		}
+	}
+}
+
+func embedded(doc *ast.CommentGroup) bool {
+	return doc != nil && slices.ContainsFunc(doc.List, func(c *ast.Comment) bool {
+		return strings.HasPrefix(c.Text, "//go:embed ")
+	})
+}
+
+// isError tells a sentinel: errX or ErrX, made by errors.New or fmt.Errorf.
+func isError(name string, value ast.Expr) bool {
+	call, ok := value.(*ast.CallExpr)
+	if !ok || !strings.HasPrefix(strings.ToLower(name), "err") {
+		return false
+	}
+	fn, ok := call.Fun.(*ast.SelectorExpr)
+	return ok && (fn.Sel.Name == "New" || fn.Sel.Name == "Errorf")
+}
+
+func TestDocumented(t *testing.T) {
+	documented := map[string]bool{}
+	files := sources(t)
+	for _, s := range files {
+		if s.file.Doc != nil {
+			documented[s.pkg] = true
+		}
+		if s.test() {
+			continue
+		}
+		for _, d := range s.file.Decls {
+			checkDocs(t, s, d)
+		}
+	}
+	for _, s := range files {
+		if !documented[s.pkg] {
+			documented[s.pkg] = true // once
+			t.Errorf("package %s has no doc comment", s.pkg)
+		}
+	}
+}
+
+func checkDocs(t *testing.T, s *source, d ast.Decl) {
+	t.Helper()
+	missing := func(n ast.Node, name string) { t.Errorf("%s: %s is exported and not documented", s.at(n), name) }
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		if d.Name.IsExported() && d.Doc == nil && exportedReceiver(d) {
+			missing(d, d.Name.Name)
+		}
+	case *ast.GenDecl:
+		for _, spec := range d.Specs {
+			switch spec := spec.(type) {
+			case *ast.TypeSpec:
+				if spec.Name.IsExported() && d.Doc == nil && spec.Doc == nil {
+					missing(spec, spec.Name.Name)
+				}
+			case *ast.ValueSpec:
+				for _, name := range spec.Names {
+					if name.IsExported() && d.Doc == nil && spec.Doc == nil && spec.Comment == nil {
+						missing(spec, name.Name)
+					}
+				}
+			}
+		}
+	}
+}
+
+// exportedReceiver is true for functions, and for methods that others can see.
+func exportedReceiver(d *ast.FuncDecl) bool {
+	if d.Recv == nil {
+		return true
+	}
+	typ := d.Recv.List[0].Type
+	for {
+		switch x := typ.(type) {
+		case *ast.StarExpr:
+			typ = x.X
+		case *ast.IndexExpr:
+			typ = x.X
+		case *ast.IndexListExpr:
+			typ = x.X
+		case *ast.Ident:
+			return x.IsExported()
+		default:
+			return false
+		}
+	}
+}
+
+// Nothing of the machine that a file was written on gets into it: no paths, no names of package registries (a lock
+// file with them would not work behind a mirror).
+func TestNoTraces(t *testing.T) {
+	traces := []string{
+		"/" + "work/", "/" + "root/", "proxy.golang" + ".org", "registry.npmjs" + ".org", "deb.debian" + ".org",
+		"sum.golang" + ".org",
+	}
+	walk(t, func(p string) {
+		text, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, trace := range traces {
+			if before, _, ok := bytes.Cut(text, []byte(trace)); ok {
+				t.Errorf("%s:%d: holds %q", p, 1+bytes.Count(before, []byte("\n")), trace)
+			}
+		}
+	})
+}

@@ -1,0 +1,85 @@
+package e2e_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// How TestMain tells the tests what it has prepared.
+const (
+	binEnv    = "COCOON_E2E_BIN"     // folder of the binaries
+	noNodeEnv = "COCOON_E2E_NO_NODE" // why OpenAI's client for Node is not there, if it isn't
+)
+
+// atOnce is how many tests run at the same time: most of their time they wait for a time limit to pass.
+const atOnce = "8"
+
+// raceExit is the exit code of a binary that found a data race in itself.
+const raceExit = 66
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "cocoon-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if err := build(dir, raceWorks()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	os.Setenv(binEnv, dir)
+	os.Setenv(noNodeEnv, installNode())
+	flag.Parse()
+	if err := flag.Set("test.parallel", atOnce); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// build compiles the binaries into a folder.
+func build(dir string, race bool) error {
+	args := []string{"build", "-o", dir + string(filepath.Separator)}
+	if race {
+		args = append(args, "-race")
+	}
+	args = append(args, "cocoon/cmd/cocoon-dev", "cocoon/cmd/cocoon-gateway", "cocoon/cmd/cocoon-worker")
+	cmd := exec.Command("go", args...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the binaries: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// raceWorks says whether this machine can build with -race: cgo on, and a C compiler to be found.
+func raceWorks() bool {
+	out, err := exec.Command("go", "env", "CGO_ENABLED", "CC").Output()
+	if err != nil {
+		return false
+	}
+	enabled, cc, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	fields := strings.Fields(cc)
+	if enabled != "1" || len(fields) == 0 {
+		return false
+	}
+	_, err = exec.LookPath(fields[0])
+	return err == nil
+}
+
+// repoRoot is the folder of go.mod: the package's folder is where go test runs us.
+func repoRoot(t *testing.T) string {
+	t.Helper()
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
