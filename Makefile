@@ -41,7 +41,7 @@ build: go
 test: engine node
 	@$(call need,$(or $(CC),cc),the race detector needs a C compiler; on Debian: apt-get install build-essential)
 	@echo "testing everything, with the race detector"
-	@CGO_ENABLED=1 $(GO) test -race -shuffle=on ./...
+	@CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./...
 
 # The engine of the tests, a real Ollama: minutes the first time, then nothing.
 engine: go

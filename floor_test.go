@@ -288,7 +288,7 @@ func TestConfigs(t *testing.T) {
 	for _, f := range files {
 		switch name := filepath.Base(f); {
 		case strings.HasPrefix(name, "gateway"):
-			_, err = gateway.LoadConfig(f)
+			_, err = gateway.LoadConfig(f, "")
 		case strings.HasPrefix(name, "worker"):
 			_, err = worker.LoadConfig(f)
 		default:

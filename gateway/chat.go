@@ -31,11 +31,11 @@ type call struct {
 	model *modelMetrics  // nil until a worker that offers the model was leased
 	up    upstream
 
-	sent    time.Time // the request went to the worker
-	headed  bool      // status and headers went to the client
-	content bool      // content went to the client: from here on no other worker can take over
-	usage   openai.Usage
-	stream  stream
+	sent      time.Time // the request went to the worker
+	headed    bool      // status and headers went to the client
+	delivered bool      // content went to the client: from here on no other worker can take over
+	usage     openai.Usage
+	stream    stream
 }
 
 // upstream is the worker of the attempt at hand.
@@ -130,7 +130,7 @@ func (c *call) serve() *failure {
 		if c.up.held {
 			c.leave(f)
 		}
-		if f == nil || f.final || c.content || n == attemptsMax {
+		if f == nil || f.final || c.delivered || n == attemptsMax {
 			return f
 		}
 		if !c.s.retries.take() {

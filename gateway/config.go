@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,7 @@ type Limits struct {
 	// BufferedMiB is how much memory request bodies and unfinished events may take in all; beyond it new
 	// requests get a 503 with Retry-After. Default 256.
 	BufferedMiB int `yaml:"buffered_mib"`
-	// BodyTimeout is how long a client may take to send its request body; then it gets a 408. Default 60s.
+	// BodyTimeout is how long a client may take to send its request, head and body; then it gets a 408. Default 60s.
 	BodyTimeout time.Duration `yaml:"body_timeout"`
 	// FirstByteTimeout is how long a worker may stay silent before the first byte of its answer: queue and
 	// prefill together, and for answers that are not streamed the whole generation. Then the request moves
@@ -80,8 +81,9 @@ func DefaultConfig() Config {
 	}
 }
 
-// LoadConfig reads and checks gateway.yaml. The error names the field and what is wrong with it.
-func LoadConfig(path string) (Config, error) {
+// LoadConfig reads and checks gateway.yaml. A dataDir that is not empty takes the place of the file's. The error names
+// the field and what is wrong with it.
+func LoadConfig(path, dataDir string) (Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return Config{}, err
@@ -92,6 +94,10 @@ func LoadConfig(path string) (Config, error) {
 		return Config{}, err
 	}
 	c, err := parseConfig(text)
+	if err == nil {
+		c.DataDir = cmp.Or(dataDir, c.DataDir)
+		err = c.validate()
+	}
 	if err != nil {
 		return Config{}, fmt.Errorf("%s: %w", path, err)
 	}
@@ -108,7 +114,7 @@ func parseConfig(text []byte) (Config, error) {
 	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
 		return c, err
 	}
-	return c, c.validate()
+	return c, nil
 }
 
 func (c *Config) validate() error {

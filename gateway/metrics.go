@@ -4,7 +4,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -129,5 +128,3 @@ func (m *modelMetrics) usage(u openai.Usage) {
 	m.out.Add(float64(u.Completion))
 	m.reasoning.Add(float64(u.Reasoning))
 }
-
-func since(t time.Time) float64 { return time.Since(t).Seconds() }

@@ -39,6 +39,7 @@ type stream struct {
 	out       *[]byte // events for the client; nil when there are none
 	early     int     // events held back before the first content
 	begun     bool    // this attempt's worker sent an event
+	content   bool    // and some of its events are to be sent
 	finishes  int     // choices that ended
 	heard     time.Time
 	wrote     time.Time
@@ -68,7 +69,7 @@ func (st *stream) reset(c *call) {
 	if st.out != nil {
 		*st.out = (*st.out)[:0]
 	}
-	st.early, st.begun, st.finishes = 0, false, 0
+	st.early, st.begun, st.content, st.finishes = 0, false, false, 0
 	c.usage = openai.Usage{}
 	st.heard = c.sent
 	if st.wrote.IsZero() {
@@ -140,7 +141,7 @@ func (c *call) relayStream() *failure {
 		if f := c.event(data); f != nil {
 			return f
 		}
-		if c.content && !events.Buffered() {
+		if c.stream.content && !events.Buffered() {
 			if f := c.stream.flush(c); f != nil {
 				return f
 			}
@@ -184,20 +185,9 @@ func (c *call) event(data []byte) *failure {
 		st.out = c.s.memory.get(streamBuffer)
 	}
 	*st.out = append(append(append(*st.out, dataPrefix...), data...), '\n', '\n')
-	if !c.content {
-		st.early++
-		if chunk.Content || chunk.Finishes > 0 || st.early > earlyEvents || len(*st.out) > earlyMax {
-			c.begin()
-		}
-	}
+	st.early++
+	st.content = st.content || chunk.Content || chunk.Finishes > 0 || st.early > earlyEvents || len(*st.out) > earlyMax
 	return nil
-}
-
-// begin is the first content: from here on the answer is this worker's, and nobody needs the request any more.
-func (c *call) begin() {
-	c.content = true
-	c.body.close(&c.s.memory)
-	c.model.ttft.Observe(since(c.start))
 }
 
 // finish ends a stream that said [DONE], and leaves the connection ready for the next request.
@@ -206,7 +196,6 @@ func (c *call) finish() *failure {
 	if int64(st.finishes) < c.head.N {
 		return errFault("no_finish", nil)
 	}
-	c.content = true
 	if c.usage == (openai.Usage{}) {
 		c.s.metrics.noUsage.Inc()
 	}
@@ -245,6 +234,11 @@ func (st *stream) flush(c *call) *failure {
 	now := time.Now()
 	st.heard = now
 	c.sendHead(now)
+	if !c.delivered { // from here on the answer is this worker's, and nobody needs the request any more
+		c.delivered = true
+		c.body.close(&c.s.memory)
+		c.model.ttft.Observe(now.Sub(c.start).Seconds())
+	}
 	f := c.write(*st.out, now)
 	c.s.memory.put(st.out)
 	st.out = nil
@@ -271,7 +265,7 @@ func (c *call) write(b []byte, now time.Time) *failure {
 // breakOff ends a stream that failed after its headers: an error event in the form that SDKs detect, then the end.
 func (st *stream) breakOff(c *call, e *openai.Error) {
 	var b []byte
-	if st.out != nil && c.content {
+	if st.out != nil && st.content {
 		b = append(b, *st.out...)
 	}
 	b = append(e.Append(append(b, dataPrefix...)), "\n\n"+doneEvent...)
@@ -313,7 +307,7 @@ func (c *call) relayAnswer() *failure {
 	h["Content-Type"] = []string{"application/json"}
 	h["Content-Length"] = []string{strconv.Itoa(len(b.bytes()))}
 	h[headerTime] = []string{strconv.FormatInt(time.Since(c.start).Milliseconds(), 10)}
-	c.headed, c.content = true, true
+	c.headed, c.delivered = true, true
 	if len(b.bytes()) > blockingMax {
 		c.stream.stallFrom = time.Now()
 		_ = http.NewResponseController(c.w).SetWriteDeadline(c.stream.stallFrom.Add(stallMax))

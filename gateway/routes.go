@@ -52,6 +52,11 @@ func (s *Server) outermost(next http.Handler) http.Handler {
 		h := w.Header()
 		h[headerRequestID] = []string{newRequestID()}
 		h[headerMode] = []string{mode}
+		if len(r.TransferEncoding) > 0 {
+			// It may have come with a Content-Length, which net/http drops: where the next request begins is then a
+			// matter of opinion (RFC 9112 6.1), so there is none.
+			h["Connection"] = []string{"close"}
+		}
 		defer func() {
 			v := recover()
 			if v == nil {

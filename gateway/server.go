@@ -154,8 +154,8 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) httpServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: keepAliveIdle,
-		ReadTimeout:    headerTimeout + s.cfg.Limits.BodyTimeout, // head and body, also what is left of it after an early answer
-		MaxHeaderBytes: headerMax - 4<<10,                        // net/http adds 4 KiB
+		ReadTimeout:    s.cfg.Limits.BodyTimeout, // also for what is left of a body after an early answer
+		MaxHeaderBytes: headerMax - 4<<10,        // net/http adds 4 KiB
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func TestSampleConfig(t *testing.T) {
-	cfg, err := LoadConfig("../configs/gateway.yaml")
+	cfg, err := LoadConfig("../configs/gateway.yaml", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,11 +39,27 @@ func TestConfigRefuses(t *testing.T) {
 		"data_dir: d\n" + strings.Repeat("#", 2<<20): "longer",
 		"data_dir: [":                                "",
 	} {
-		_, err := parseConfig([]byte(text))
+		path := filepath.Join(t.TempDir(), "gateway.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := LoadConfig(path, "")
 		if err == nil {
 			t.Errorf("%.60q passed", text)
 		} else if !strings.Contains(err.Error(), want) {
 			t.Errorf("%.60q: %v, want it to name %s", text, err, want)
+		}
+	}
+}
+
+func TestDataDirOverrides(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.yaml")
+	for text, want := range map[string]string{"": "given", "data_dir: written": "given"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if cfg, err := LoadConfig(path, "given"); err != nil || cfg.DataDir != want {
+			t.Errorf("%q with another folder: %q, %v, want %q", text, cfg.DataDir, err, want)
 		}
 	}
 }

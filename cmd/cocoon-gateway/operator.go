@@ -13,11 +13,7 @@ import (
 
 // load reads the configuration; --data takes the place of its data_dir.
 func load(o options) (gateway.Config, error) {
-	cfg, err := gateway.LoadConfig(o.config)
-	if o.data != "" {
-		cfg.DataDir = o.data
-	}
-	return cfg, err
+	return gateway.LoadConfig(o.config, o.data)
 }
 
 // dataDir is the gateway's data folder: --data, or what the configuration says.

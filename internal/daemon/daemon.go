@@ -15,7 +15,7 @@ import (
 )
 
 // Grace is how long a server may finish its running requests after it was told to stop.
-const Grace = 3 * time.Second
+const Grace = 2 * time.Second
 
 // Context is cancelled by the first SIGINT or SIGTERM; a second one ends the process at once.
 func Context() (context.Context, context.CancelFunc) {

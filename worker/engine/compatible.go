@@ -244,12 +244,34 @@ func (e *compatible) whole(ctx context.Context, body []byte, n int64, out Output
 		return openai.Usage{}, engineError("The engine's answer is not JSON.")
 	case a.Error:
 		return openai.Usage{}, bodyError(text)
-	case !a.HasUsage:
+	case !a.HasUsage || a.Usage.Prompt == 0:
 		return openai.Usage{}, engineError("The engine did not count its tokens.")
+	case a.Usage.Completion == 0 && says(text):
+		return openai.Usage{}, engineError("The engine counted no tokens for an answer that has some.")
 	case int64(a.Finishes) < n:
 		return a.Usage, engineError("The engine's answer is not finished: %d of %d choices are.", a.Finishes, n)
 	}
 	return a.Usage, out.Answer(text)
+}
+
+// says tells whether a whole answer has any content.
+func says(text []byte) bool {
+	var a struct {
+		Choices []struct {
+			Message map[string]any `json:"message"`
+		} `json:"choices"`
+	}
+	if json.Unmarshal(text, &a) != nil {
+		return true
+	}
+	for _, c := range a.Choices {
+		for key, v := range c.Message {
+			if list, ok := v.([]any); v != nil && v != "" && key != "role" && (!ok || len(list) > 0) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // stream relays events up to the engine's [DONE] and checks that the answer is whole.
@@ -276,7 +298,7 @@ func (e *compatible) stream(ctx context.Context, body []byte, req *Request, out 
 		if len(data) == 0 {
 			continue
 		}
-		if err := t.add(data); err != nil {
+		if data, err = t.add(data); err != nil {
 			return t.usage, err
 		}
 		if err := out.Event(data, events.Buffered()); err != nil {
@@ -339,24 +361,32 @@ type tally struct {
 	finishes int
 }
 
-// add reads one event; an error event or one that is not JSON ends the stream.
-func (t *tally) add(data []byte) error {
+// add reads one event and returns what of it is passed on; an error event or one that is not JSON ends the stream.
+// Usage in an event with choices is kept back for an event of its own: clients count it twice, or can't read it.
+func (t *tally) add(data []byte) ([]byte, error) {
 	c, err := openai.ReadChunk(data)
 	switch {
 	case err != nil:
-		return engineError("The engine's stream holds an event that is not JSON.")
+		return nil, engineError("The engine's stream holds an event that is not JSON.")
 	case c.Error:
-		return bodyError(data)
+		return nil, bodyError(data)
 	}
 	t.finishes += c.Finishes
 	t.content = t.content || c.Content
-	if c.HasUsage {
-		t.usage, t.counted, t.last = c.Usage, true, c.NoChoices
-		if !c.NoChoices {
-			t.template = append(t.template[:0], data...)
-		}
+	if !c.HasUsage {
+		return data, nil
 	}
-	return nil
+	t.usage, t.counted, t.last = c.Usage, true, c.NoChoices
+	if c.NoChoices {
+		return data, nil
+	}
+	t.template = append(t.template[:0], data...)
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(data, &fields) != nil {
+		return nil, engineError("The engine's stream holds an event that is not JSON.")
+	}
+	fields["usage"] = json.RawMessage("null")
+	return encode(fields), nil
 }
 
 // end checks the whole, and adds the usage event if the engine sent its figures only along with choices.
@@ -364,7 +394,7 @@ func (t *tally) end(out Output) error {
 	switch {
 	case int64(t.finishes) < t.req.Head.N:
 		return engineError("The engine's stream ended with %d of %d choices finished.", t.finishes, t.req.Head.N)
-	case !t.counted:
+	case !t.counted || t.usage.Prompt == 0:
 		return engineError("The engine did not count its tokens.")
 	case t.content && t.usage.Completion == 0:
 		return engineError("The engine counted no tokens for an answer that has some.")

@@ -16,13 +16,15 @@
 //	stream, stream_options                       Ollama always streams; usage is always sent to the gateway
 //	n                                            1, else 400
 //	max_completion_tokens, max_tokens            num_predict, at most the window; the window if not given
-//	temperature, top_p                           as they are, 1.0 if not given (Ollama's own defaults are 0.8 and 0.9)
+//	temperature, top_p                           as they are, 1.0 if not given (Ollama's own defaults are 0.8 and 0.9); a
+//	                                             temperature below 0.001 is 0
 //	frequency_penalty, presence_penalty, seed    as they are
 //	top_k, min_p, repetition_penalty,            as they are; if not given, the model's own
 //	  repeat_penalty
 //	stop                                         at most 16, added to the model's own
 //	logprobs, top_logprobs                       as they are
-//	response_format                              json_object: any JSON; json_schema: by grammar (strict or not); text
+//	response_format                              json_object: any JSON; json_schema: by grammar (strict or not), within
+//	                                             bounds (schema.go), else 400; text
 //	tools                                        functions, if the model can, else 400; strict is ignored
 //	tool_choice                                  auto; none drops the tools; required or a name: 400
 //	parallel_tool_calls                          true; false with tools: 400

@@ -82,7 +82,7 @@ func TestHostile(t *testing.T) {
 		{behaviour: "nousage", flavour: v, stream: true, status: bad, says: "did not count", sent: true},
 		{behaviour: "nousage", flavour: v, status: bad, says: "did not count"},
 		{behaviour: "nousage", flavour: o, stream: true, status: bad, says: "did not count", sent: true, tokens: 5},
-		{behaviour: "usage0", flavour: v, stream: true, status: bad, says: "counted no tokens", sent: true},
+		{behaviour: "usage0", flavour: v, stream: true, status: bad, says: "did not count its tokens", sent: true},
 		{behaviour: "usage0", flavour: o, stream: true, status: bad, says: "did not count", sent: true, tokens: 5},
 		{behaviour: "badusage", flavour: v, stream: true, status: bad, says: "not JSON", sent: true},
 		{behaviour: "badusage", flavour: o, stream: true, status: bad, says: "less than no", sent: true, tokens: 5},

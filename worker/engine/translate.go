@@ -49,13 +49,13 @@ var requestFields = []requestField{
 	{"reasoning", takeReasoning},
 	{"stop", takeStop},
 	{"seed", takeSeed},
-	{"temperature", takeNumber("temperature", "temperature", 0, 2)},
+	{"temperature", takeTemperature},
 	{"top_p", takeNumber("top_p", "top_p", 0, 1)},
 	{"frequency_penalty", takeNumber("frequency_penalty", "frequency_penalty", -2, 2)},
 	{"presence_penalty", takeNumber("presence_penalty", "presence_penalty", -2, 2)},
 	{"min_p", takeNumber("min_p", "min_p", 0, 1)},
-	{"repetition_penalty", takeNumber("repetition_penalty", "repeat_penalty", 0, 2)},
-	{"repeat_penalty", takeNumber("repeat_penalty", "repeat_penalty", 0, 2)},
+	{"repetition_penalty", takeNumber("repetition_penalty", "repeat_penalty", 0.1, 2)},
+	{"repeat_penalty", takeNumber("repeat_penalty", "repeat_penalty", 0.1, 2)},
 	{"top_k", takeTopK},
 	{"logprobs", takeLogprobs},
 	{"top_logprobs", takeTopLogprobs},
@@ -225,6 +225,19 @@ func takeNumber(name, option string, low, high float64) func(*translation, json.
 	}
 }
 
+// temperatureMin is the least that is not 0: go-openai sends 1e-45 where its user said 0, and that kills the runner.
+const temperatureMin = 1e-3
+
+func takeTemperature(t *translation, raw json.RawMessage) error {
+	if err := takeNumber("temperature", "temperature", 0, 2)(t, raw); err != nil {
+		return err
+	}
+	if t.out.Options["temperature"].(float64) < temperatureMin {
+		t.out.Options["temperature"] = 0.0
+	}
+	return nil
+}
+
 // integer reads a whole number, also one written as 5.0 or 1e3; the largest that JSON's doubles hold exactly.
 func integer(raw json.RawMessage) (int64, bool) {
 	var v float64
@@ -352,6 +365,9 @@ func takeFormat(t *translation, raw json.RawMessage) error {
 		schema := f.JSONSchema.Schema
 		if len(schema) == 0 || schema[0] != '{' {
 			return openai.BadRequest("response_format.json_schema.schema", "json_schema needs a schema that is an object.")
+		}
+		if err := checkSchema(schema); err != nil {
+			return openai.BadRequest("response_format", "response_format.json_schema.schema can't be used: %v.", err)
 		}
 		t.out.Format = schema
 	default:

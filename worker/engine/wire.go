@@ -118,11 +118,11 @@ func usageOf(u openai.Usage) *usage {
 }
 
 // encode writes JSON as OpenAI does, with < > & as they are.
-func encode(c chunk) []byte {
+func encode(v any) []byte {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	// It can't fail: there is nothing in it but strings and numbers; a NaN that an engine sends is no JSON to begin with.
-	_ = enc.Encode(c)
+	// It can't fail: there is nothing in it but strings, numbers and JSON that was read; a NaN that an engine sends is no JSON to begin with.
+	_ = enc.Encode(v)
 	return bytes.TrimRight(b.Bytes(), "\n")
 }
