@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -85,6 +86,9 @@ func DefaultConfig() Config {
 // the field and what is wrong with it.
 func LoadConfig(path, dataDir string) (Config, error) {
 	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Config{}, fmt.Errorf("%w; --config names another file, and configs/gateway.yaml is a sample", err)
+	}
 	if err != nil {
 		return Config{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -137,6 +138,9 @@ func DefaultConfig() Config {
 // LoadConfig reads and checks worker.yaml. The error names the field and what is wrong with it.
 func LoadConfig(path string) (Config, error) {
 	text, err := readFile(path, configMax)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Config{}, fmt.Errorf("%w; --config names another file, and configs/worker.yaml is a sample", err)
+	}
 	if err != nil {
 		return Config{}, err
 	}
