@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"time"
 
 	"cocoon/internal/h1"
@@ -251,9 +252,12 @@ func (c *call) ask() *failure {
 	if err != nil {
 		return c.broken(err)
 	}
+	header := "Content-Type: application/json\r\nCocoon-Request: " + c.id + "\r\n"
+	if n := c.up.lease.Handle.Lack(); n > 0 {
+		header += tunnel.LackHeader + ": " + strconv.Itoa(n) + "\r\n"
+	}
 	c.up.resp, err = conn.Do(&h1.Request{
-		Method: http.MethodPost, Path: chatPath, Host: "worker",
-		Header: "Content-Type: application/json\r\nCocoon-Request: " + c.id + "\r\n", Body: c.body.bytes(),
+		Method: http.MethodPost, Path: chatPath, Host: "worker", Header: header, Body: c.body.bytes(),
 	})
 	for err != nil {
 		if f := c.waited(err); f != nil {

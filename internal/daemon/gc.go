@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// The heap may grow by a quarter of what lives in it before the next collection, but by 32 MiB at least: a process
+// The heap may grow by a quarter of what lives in it before the next collection, but by 24 MiB at least: a process
 // that holds little collects rarely, one that holds thousands of streams does not double its memory.
 const (
-	heapHeadroomMin = 32 << 20
+	heapHeadroomMin = 24 << 20
 	heapHeadroomDiv = 4
 	gcPercentMax    = 800
 	gcPacePeriod    = 250 * time.Millisecond

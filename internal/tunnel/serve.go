@@ -31,8 +31,23 @@ func (s *session) serve(w http.ResponseWriter, r *http.Request) {
 		if s.drains() {
 			w.Header().Set("Connection", "close") // the gateway need not find out by trying
 		}
+		if lack := r.Header.Get(LackHeader); lack != "" {
+			s.lacked(lack)
+		}
 		s.d.cfg.Handler.ServeHTTP(w, r)
 	}
+}
+
+// lacked takes the gateway's word for how many connections were too few. Bounds are want's.
+func (s *session) lacked(text string) {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return // it is only a hint
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.peak = max(s.peak, s.idle+s.active+s.pending+int(n))
+	s.notify(s.wake)
 }
 
 // refuse answers what the protocol does not have, and closes: the peer is not the gateway we know.

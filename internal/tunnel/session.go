@@ -37,7 +37,7 @@ type session struct {
 	pending  int // dials, and links whose hello is to come
 	idle     int // links by phase
 	active   int
-	peak     int // most active of late: where requests are short, few are so at any one moment
+	peak     int // most active of late, or what the gateway lacked
 	limit    int // capacity when tend last asked
 	failures int // of dials in a row
 	retry    time.Time

@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// LackHeader is the request header in which a gateway tells a worker how many connections it lacked.
+const LackHeader = "Cocoon-Lack"
+
 const (
 	// alpn is the TLS protocol name; a change of anything below that an old peer can't speak gets a new one.
 	alpn = "cocoon-worker/1"

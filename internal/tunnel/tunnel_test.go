@@ -3,7 +3,9 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -379,6 +381,53 @@ func BenchmarkTake(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		w.Give(c)
+	}
+}
+
+// TestLack checks that connections are dialed that only the gateway knows to be too few: it holds all, and the worker
+// sees none at work.
+func TestLack(t *testing.T) {
+	_, _, w := pair(t, quick(), quick(), echo)
+	eventually(t, "the first ones are idle", func() bool { _, idle := w.counts(); return idle == idleMin })
+	var held []*h1.Conn
+	for range idleMin {
+		c, err := w.Take(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, c)
+	}
+	var wg sync.WaitGroup
+	taken := make(chan *h1.Conn, 8)
+	for range cap(taken) {
+		wg.Go(func() {
+			c, err := w.Take(context.Background())
+			if err != nil {
+				t.Error(err)
+			}
+			taken <- c
+		})
+	}
+	eventually(t, "eight wait", func() bool { return w.lack.Load() == 8 })
+	resp, err := held[0].Do(&h1.Request{
+		Method: "GET", Path: "/", Host: host, Header: LackHeader + ": " + strconv.Itoa(w.Lack()) + "\r\n",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, resp); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait() // none has given one back
+	if n := w.Lack(); n != 0 {
+		t.Errorf("Lack() = %d after it was asked, want 0", n)
+	}
+	close(taken)
+	for c := range taken {
+		w.Give(c)
+	}
+	for _, c := range held {
 		w.Give(c)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cocoon/internal/h1"
@@ -22,6 +23,7 @@ type Worker struct {
 	control *dataConn
 	report  func(w *Worker, report []byte) error
 	t       timings
+	lack    atomic.Int64  // see Lack
 	done    chan struct{} // closed by close
 	ended   chan struct{} // closed after Gone, by the session's goroutine
 
@@ -99,10 +101,20 @@ func (w *Worker) Take(ctx context.Context) (*h1.Conn, error) {
 	}
 }
 
+// Lack is how many Takes at once had to wait since Lack was last asked. Sent to the worker in LackHeader, it makes the
+// worker dial as many more connections: where requests are short the worker can't see it.
+func (w *Worker) Lack() int {
+	if w.lack.Load() == 0 { // nearly always
+		return 0
+	}
+	return int(w.lack.Swap(0))
+}
+
 // wait is called with the lock held.
 func (w *Worker) wait(ctx context.Context) (*h1.Conn, error) {
 	turn := make(chan *h1.Conn, 1)
 	w.waiting = append(w.waiting, turn)
+	w.lack.Store(max(w.lack.Load(), int64(len(w.waiting))))
 	w.mu.Unlock()
 	timer := time.NewTimer(w.t.take)
 	defer timer.Stop()
