@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// The heap may grow by a quarter of what lives in it before the next collection, but by 24 MiB at least: a process
+// The heap may grow by an eighth of what lives in it before the next collection, but by 16 MiB at least: a process
 // that holds little collects rarely, one that holds thousands of streams does not double its memory.
 const (
-	heapHeadroomMin = 24 << 20
-	heapHeadroomDiv = 4
+	heapHeadroomMin = 16 << 20
+	heapHeadroomDiv = 8
 	gcPercentMax    = 800
 	gcPacePeriod    = 250 * time.Millisecond
 )
