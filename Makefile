@@ -83,7 +83,7 @@ fuzz: go
 	@found=; for file in $$(grep -rl --include='*_test.go' --exclude-dir=node_modules --exclude-dir=data '^func Fuzz' .); do \
 		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
 			found=1; echo "fuzzing $$(dirname "$$file") $$name for $(FUZZTIME)"; \
-			$(GO) test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) "$$(dirname "$$file")" || exit 1; \
+			$(GO) test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x "$$(dirname "$$file")" || exit 1; \
 		done; \
 	done; [ -n "$$found" ] || echo "no fuzz targets"
 

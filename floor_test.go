@@ -46,6 +46,14 @@ var plan = map[string][]string{
 	},
 	"worker/engine": {"internal/openai", "internal/sse", "router/offer"},
 
+	// Hardware evidence: strict verifiers, and simulated vendors for them. Nothing uses them yet.
+	"attest/snp":          nil,
+	"attest/tdx":          nil,
+	"attest/nvgpu":        nil,
+	"attest/simtee/snp":   {"attest/snp"},
+	"attest/simtee/tdx":   {"attest/tdx"},
+	"attest/simtee/nvgpu": {"attest/nvgpu"},
+
 	// The leaves.
 	"internal/daemon":   nil,
 	"internal/h1":       nil,
