@@ -16,7 +16,7 @@ const (
 	discardFor = 5 * time.Second
 )
 
-// body is a request's body in a pooled buffer.
+// body is a request's body, or a whole answer, in a pooled buffer.
 type body struct {
 	buf     *[]byte
 	charged int // bytes that count against the memory limit
@@ -64,13 +64,7 @@ func (b *body) read(c *call) *openai.Error {
 func (b *body) readUnknown(c *call) *openai.Error {
 	b.buf = c.s.memory.get(bodyFirst)
 	for {
-		text := *b.buf
-		if len(text) == cap(text) {
-			larger := c.s.memory.get(2 * cap(text))
-			*larger = append(*larger, text...)
-			c.s.memory.put(b.buf)
-			b.buf, text = larger, *larger
-		}
+		text := b.grown(&c.s.memory)
 		n, err := c.r.Body.Read(text[len(text):min(cap(text), bodyMax+1)])
 		*b.buf = text[:len(text)+n]
 		switch {
@@ -84,6 +78,17 @@ func (b *body) readUnknown(c *call) *openai.Error {
 			return b.cut(err)
 		}
 	}
+}
+
+// grown is the buffer with room for at least one byte more.
+func (b *body) grown(m *memory) []byte {
+	if text := *b.buf; len(text) == cap(text) {
+		larger := m.get(2 * cap(text))
+		*larger = append(*larger, text...)
+		m.put(b.buf)
+		b.buf = larger
+	}
+	return *b.buf
 }
 
 func (b *body) charge(c *call, n int) bool {

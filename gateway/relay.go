@@ -75,9 +75,6 @@ func (st *stream) reset(c *call) {
 	if st.wrote.IsZero() {
 		st.wrote = c.sent
 	}
-	if !c.head.Stream {
-		st.wrote = c.sent.Add(c.s.cfg.Limits.FirstByteTimeout) // nothing can be sent while an answer is awaited
-	}
 }
 
 // limit is how long the worker may be silent now.
@@ -88,10 +85,11 @@ func (st *stream) limit(c *call) time.Duration {
 	return c.s.cfg.Limits.FirstByteTimeout
 }
 
-// wake is when a read from the worker returns at the latest: to give up, or to send a sign of life.
+// wake is when a read from the worker returns at the latest: to give up, or to send a sign of life, for which there is
+// no place in an answer that is not streamed.
 func (st *stream) wake(c *call) time.Time {
 	giveUp, sign := st.heard.Add(st.limit(c)), st.wrote.Add(c.s.cfg.Limits.KeepAlive)
-	if sign.Before(giveUp) {
+	if c.head.Stream && sign.Before(giveUp) {
 		return sign
 	}
 	return giveUp
@@ -327,13 +325,7 @@ func (c *call) readAnswer(b *body) *failure {
 	}
 	b.buf = c.s.memory.get(max(size, bodySpare) + 1) // one more, so that the end is seen without growing
 	for {
-		text := *b.buf
-		if len(text) == cap(text) {
-			larger := c.s.memory.get(2 * cap(text))
-			*larger = append(*larger, text...)
-			c.s.memory.put(b.buf)
-			b.buf, text = larger, *larger
-		}
+		text := b.grown(&c.s.memory)
 		n, err := resp.Read(text[len(text):cap(text)])
 		*b.buf = text[:len(text)+n]
 		switch {
