@@ -36,13 +36,14 @@ var plan = map[string][]string{
 
 	// The roles.
 	"gateway": {
-		"internal/daemon", "internal/h1", "internal/openai", "internal/secret", "internal/sse", "internal/tunnel",
+		"internal/config", "internal/daemon", "internal/h1", "internal/openai", "internal/secret", "internal/sse", "internal/tunnel",
 		"router", "router/offer",
 	},
 	"router":       {"router/offer"},
 	"router/offer": {"internal/nanoton"},
 	"worker": {
-		"internal/daemon", "internal/nanoton", "internal/openai", "internal/tunnel", "router/offer", "worker/engine",
+		"internal/config", "internal/daemon", "internal/nanoton", "internal/openai", "internal/tunnel", "router/offer",
+		"worker/engine",
 	},
 	"worker/engine": {"internal/openai", "internal/sse", "router/offer"},
 
@@ -55,6 +56,7 @@ var plan = map[string][]string{
 	"attest/simtee/nvgpu": {"attest/nvgpu"},
 
 	// The leaves.
+	"internal/config":   nil,
 	"internal/daemon":   nil,
 	"internal/h1":       nil,
 	"internal/nanoton":  nil,
@@ -91,7 +93,7 @@ var foreign = map[string][]string{
 	"github.com/rogpeppe/go-internal":     {},
 	"github.com/sashabaranov/go-openai":   {"cmd/cocoon"},
 	"go.uber.org/goleak":                  {},
-	"go.yaml.in/yaml/v4":                  {"gateway", "worker"},
+	"go.yaml.in/yaml/v4":                  {"internal/config"},
 	"golang.org/x/sync":                   {"gateway", "worker", "cmd", "internal/bench"},
 	"pgregory.net/rapid":                  {},
 }

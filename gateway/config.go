@@ -1,18 +1,14 @@
 package gateway
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
-	"go.yaml.in/yaml/v4"
+	"cocoon/internal/config"
 )
 
 // Config is gateway.yaml. A field left out takes the default named at it; an unknown field is an error.
@@ -68,9 +64,6 @@ type Limits struct {
 	KeepAlive time.Duration `yaml:"keep_alive"`
 }
 
-// configMax bounds gateway.yaml: nothing sensible is longer.
-const configMax = 1 << 20
-
 // DefaultConfig is the configuration of an empty file.
 func DefaultConfig() Config {
 	return Config{
@@ -85,38 +78,13 @@ func DefaultConfig() Config {
 // LoadConfig reads and checks gateway.yaml. A dataDir that is not empty takes the place of the file's. The error names
 // the field and what is wrong with it.
 func LoadConfig(path, dataDir string) (Config, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Config{}, fmt.Errorf("%w; --config names another file, and configs/gateway.yaml is a sample", err)
-	}
-	if err != nil {
-		return Config{}, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, configMax+1))
-	if err != nil {
-		return Config{}, err
-	}
-	c, err := parseConfig(text)
-	if err == nil {
-		c.DataDir = cmp.Or(dataDir, c.DataDir)
-		err = c.validate()
-	}
-	if err != nil {
-		return Config{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return c, nil
-}
-
-func parseConfig(text []byte) (Config, error) {
 	c := DefaultConfig()
-	if len(text) > configMax {
-		return c, fmt.Errorf("longer than %d bytes", configMax)
+	if err := config.Load(path, "configs/gateway.yaml", &c); err != nil {
+		return Config{}, err
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(text))
-	dec.KnownFields(true)
-	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		return c, err
+	c.DataDir = cmp.Or(dataDir, c.DataDir)
+	if err := c.validate(); err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
 }

@@ -1,20 +1,15 @@
 package worker
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v4"
-
+	"cocoon/internal/config"
 	"cocoon/internal/nanoton"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
@@ -117,7 +112,6 @@ func (p Price) offered() offer.Price {
 
 // Limits of Config.
 const (
-	configMax   = 1 << 20 // bytes of worker.yaml: nothing sensible is longer
 	keyFileMax  = 4 << 10 // bytes of an engine's key file
 	gatewaysMax = 64      // each has its own connections and goroutines
 	// slotsMax leaves the tunnel room for one data connection a request (it has 4,096 for a worker).
@@ -137,39 +131,14 @@ func DefaultConfig() Config {
 
 // LoadConfig reads and checks worker.yaml. The error names the field and what is wrong with it.
 func LoadConfig(path string) (Config, error) {
-	text, err := readFile(path, configMax)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Config{}, fmt.Errorf("%w; --config names another file, and configs/worker.yaml is a sample", err)
-	}
-	if err != nil {
-		return Config{}, err
-	}
 	c := DefaultConfig()
-	dec := yaml.NewDecoder(bytes.NewReader(text))
-	dec.KnownFields(true)
-	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		return c, fmt.Errorf("%s: %w", path, err)
+	if err := config.Load(path, "configs/worker.yaml", &c); err != nil {
+		return c, err
 	}
 	if _, err := c.check(); err != nil {
 		return c, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
-}
-
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(text)) > limit {
-		return nil, fmt.Errorf("%s: longer than %d bytes", path, limit)
-	}
-	return text, nil
 }
 
 // check validates the configuration and returns the gateways' pins, nil where there is none.
@@ -249,7 +218,7 @@ func (e *Engine) key() (string, error) {
 	if e.KeyFile == "" {
 		return "", nil
 	}
-	text, err := readFile(e.KeyFile, keyFileMax)
+	text, err := config.ReadFile(e.KeyFile, keyFileMax)
 	if err != nil {
 		return "", fmt.Errorf("engine.key_file: %w", err)
 	}

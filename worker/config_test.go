@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cocoon/internal/config"
 	"cocoon/internal/nanoton"
 	"cocoon/router/offer"
 	"cocoon/worker/engine"
@@ -108,7 +109,7 @@ func TestConfigRefuses(t *testing.T) {
 		good + "log_level: loud":                                                   "loud",
 		good + "models: [{name: a, features: [" + strings.Repeat("a,", 40) + "]}]": "models[0].features",
 		good + "models: [" + strings.Repeat("{name: a},", offer.OffersMax+1) + "]": "models: 257",
-		good + "# " + strings.Repeat("x", configMax):                               "longer than",
+		good + "# " + strings.Repeat("x", config.Max):                              "longer than",
 		"data_dir: /d\ngateways: [" + strings.Repeat("{address: a:1},", 65) + "]":  "gateways: 65",
 		"data_dir: [/d]\ngateways: [{address: a:1}]":                               "string",
 		"data_dir: /d\ndata_dir: /e\ngateways: [{address: a:1}]":                   "data_dir",
