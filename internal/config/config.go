@@ -25,10 +25,26 @@ func Load(path, sample string, v any) error {
 	if err != nil {
 		return err
 	}
+	if err := Decode(text, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// Decode decodes YAML into v, which holds the defaults: empty text leaves them. A field that v does not have is an
+// error, and so is a second document, which would be left out without a word.
+func Decode(text []byte, v any) error {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
-	if err := dec.Decode(v); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: %w", path, err)
+	err := dec.Decode(v)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return errors.New("a second document follows the first")
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 func TestLoad(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.yaml")
 	for text, want := range map[string]string{
-		"": "", "# nothing": "", "name: b": "", "nmae: b": "nmae", "name: [": "a.yaml", strings.Repeat("#", Max+1): "longer than",
+		"": "", "# nothing": "", "name: b\n---\nnmae: c": "a second document", "name: b\n---\nname: c": "a second document", "name: b": "", "nmae: b": "nmae", "name: [": "a.yaml", strings.Repeat("#", Max+1): "longer than",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

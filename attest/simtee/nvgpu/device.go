@@ -37,11 +37,17 @@ const (
 	OpaqueFeature       = 36
 )
 
+// Versions of a device, unless told otherwise.
+const (
+	Driver = "999.10.01"
+	VBIOS  = "96.00.AA.00.01"
+)
+
 // DeviceConfig says what a device is.
 type DeviceConfig struct {
 	Arch   nvgpu.Arch // zero: Hopper
-	Driver string     // zero: "999.10.01"; a switch has none
-	VBIOS  string     // "96.00.AA.00.01" if zero
+	Driver string     // zero: the constant; a switch has none
+	VBIOS  string     // zero: the constant
 	Serial uint64     // PDI and serial number; 0: a random one
 	NVDEC0 bool       // the video decoder is there, and measurement 35 counts
 }
@@ -71,10 +77,10 @@ func (p *PKI) NewDevice(c DeviceConfig) (*Device, error) {
 		return nil, fmt.Errorf("making a simulated device: no architecture %q", c.Arch)
 	}
 	if c.VBIOS == "" {
-		c.VBIOS = "96.00.AA.00.01"
+		c.VBIOS = VBIOS
 	}
 	if c.Driver == "" && c.Arch != nvgpu.LS10 {
-		c.Driver = "999.10.01"
+		c.Driver = Driver
 	}
 	d := &Device{arch: c.Arch, pki: p, driver: c.Driver, vbios: c.VBIOS}
 	if binary.BigEndian.PutUint64(d.pdi[:], c.Serial); c.Serial == 0 {
@@ -124,6 +130,8 @@ func (d *Device) certify(fwid [48]byte) error {
 		return err
 	}
 	t = template(name+" FMC LF", end, false)
+	sum := digest("leaf", d.pdi, fwid) // the same for one chip with one firmware
+	t.SerialNumber = positive(sum[:20])
 	t.ExtraExtensions, err = d.extensions(fwid)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@
 package nvgpu
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"cocoon/attest/nvgpu"
+	"cocoon/attest/simtee/keys"
 )
 
 // word is in the name of every certificate.
@@ -85,6 +87,37 @@ func New(c Config) (*PKI, error) {
 	return p, nil
 }
 
+// Marshal returns the vendor with its private keys as PEM, for other processes to simulate the same NVIDIA.
+func (p *PKI) Marshal() ([]byte, error) {
+	var pairs []keys.Pair[*ecdsa.PrivateKey]
+	for _, a := range p.authorities() {
+		pairs = append(pairs, keys.Pair[*ecdsa.PrivateKey]{Certificate: a.cert, Key: a.key})
+	}
+	return keys.Marshal(pairs...)
+}
+
+// Parse reads what Marshal wrote. c is for what the vendor will certify from now on.
+func Parse(text []byte, c Config) (*PKI, error) {
+	if c.Now.IsZero() {
+		return nil, errors.New("reading a simulated vendor: no time")
+	}
+	p := &PKI{c: c, responders: map[string]authority{}}
+	into := p.authorities()
+	pairs, err := keys.Parse[*ecdsa.PrivateKey](text, len(into))
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range into {
+		*a = authority{pairs[i].Certificate, pairs[i].Key}
+	}
+	return p, nil
+}
+
+// authorities are all that certifies or signs, but for devices and OCSP responders.
+func (p *PKI) authorities() []*authority {
+	return []*authority{&p.root, &p.identity, &p.provisioner, &p.rimRoot, &p.rimCA, &p.rimSigner}
+}
+
 // Roots are what a verifier has to be told to believe this vendor.
 func (p *PKI) Roots() nvgpu.Roots {
 	return nvgpu.Roots{Device: []*x509.Certificate{p.root.cert}, RIM: []*x509.Certificate{p.rimRoot.cert}}
@@ -134,6 +167,11 @@ func (p *PKI) issue(t *x509.Certificate, parent *authority) (authority, error) {
 func serial() *big.Int {
 	b := make([]byte, 20)
 	_, _ = rand.Read(b) // never fails
+	return positive(b)
+}
+
+// positive is a number of as many bytes as b, whatever their first bits.
+func positive(b []byte) *big.Int {
 	b[0] = b[0]&0x3f | 0x40
 	return new(big.Int).SetBytes(b)
 }
@@ -147,16 +185,21 @@ func keyID(key *ecdsa.PublicKey) ([]byte, error) {
 	return sum[:20], nil
 }
 
-// sign returns an ECDSA signature over msg in the form r | s.
+// sign returns an ECDSA signature over msg in the form r | s. It is RFC 6979's, always the same: all processes that
+// simulate one vendor make one RIM of a release, byte for byte, as there is but one at NVIDIA's service.
 func (a authority) sign(msg []byte) ([]byte, error) {
 	sum := sha512.Sum384(msg)
-	r, s, err := ecdsa.Sign(rand.Reader, a.key, sum[:])
+	der, err := a.key.Sign(nil, sum[:], crypto.SHA384)
 	if err != nil {
 		return nil, err
 	}
+	var sig struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(der, &sig); err != nil {
+		return nil, err
+	}
 	out := make([]byte, 96)
-	r.FillBytes(out[:48])
-	s.FillBytes(out[48:])
+	sig.R.FillBytes(out[:48])
+	sig.S.FillBytes(out[48:])
 	return out, nil
 }
 

@@ -8,19 +8,18 @@
 package snp
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
+	"strings"
 	"time"
 
+	"cocoon/attest/simtee/keys"
 	"cocoon/attest/snp"
 )
 
@@ -41,6 +40,9 @@ type Authority struct {
 	now            time.Time
 	ark, ask, asvk issuer
 }
+
+// arkPrefix is what the name of AMD's root key begins with; the product line follows.
+const arkPrefix = "ARK-"
 
 // issuer is a certificate and its key.
 type issuer struct {
@@ -63,7 +65,7 @@ func NewAuthority(c Config) (*Authority, error) {
 			return nil, fmt.Errorf("making a key: %w", err)
 		}
 		into.key = key
-		names := []string{"ARK-", "SEV-", "SEV-VLEK-"}
+		names := []string{arkPrefix, "SEV-", "SEV-VLEK-"}
 		name := names[i] + string(c.Line)
 		if into.certificate, err = a.issueCA(name, key.Public(), int64(i+1)); err != nil {
 			return nil, fmt.Errorf("making a certificate: %w", err)
@@ -152,55 +154,27 @@ func (a *Authority) CRL(c CRLConfig) ([]byte, error) {
 	return der, nil
 }
 
-// The types of an authority's PEM blocks.
-const (
-	blockCertificate = "CERTIFICATE"
-	blockKey         = "SIMULATED PRIVATE KEY" // PKCS #8, of a type that nobody else takes for a key
-)
-
 // Marshal returns the authority with its private keys as PEM, for other processes to simulate the same AMD.
 func (a *Authority) Marshal() ([]byte, error) {
-	var text []byte
+	var pairs []keys.Pair[*rsa.PrivateKey]
 	for _, is := range []issuer{a.ark, a.ask, a.asvk} {
-		der, err := x509.MarshalPKCS8PrivateKey(is.key)
-		if err != nil {
-			return nil, fmt.Errorf("marshalling a key: %w", err)
-		}
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: blockCertificate, Bytes: is.certificate.Raw})...)
-		text = append(text, pem.EncodeToMemory(&pem.Block{
-			Type: blockKey, Headers: map[string]string{"Line": string(a.line)}, Bytes: der,
-		})...)
+		pairs = append(pairs, keys.Pair[*rsa.PrivateKey]{Certificate: is.certificate, Key: is.key})
 	}
-	return text, nil
+	return keys.Marshal(pairs...)
 }
 
 // ParseAuthority reads what Marshal wrote. now is the time that certificates and lists which it will sign go by.
 func ParseAuthority(text []byte, now time.Time) (*Authority, error) {
+	pairs, err := keys.Parse[*rsa.PrivateKey](text, 3)
+	if err != nil {
+		return nil, err
+	}
 	a := &Authority{now: now}
-	for _, into := range []*issuer{&a.ark, &a.ask, &a.asvk} {
-		var certificate, key *pem.Block
-		certificate, text = pem.Decode(text)
-		key, text = pem.Decode(text)
-		if certificate == nil || key == nil || certificate.Type != blockCertificate || key.Type != blockKey {
-			return nil, errors.New("parsing a simulated authority: want three times a certificate and its key")
-		}
-		var err error
-		if into.certificate, err = x509.ParseCertificate(certificate.Bytes); err != nil {
-			return nil, fmt.Errorf("parsing a simulated authority's certificate: %w", err)
-		}
-		parsed, err := x509.ParsePKCS8PrivateKey(key.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("parsing a simulated authority's key: %w", err)
-		}
-		var ok bool
-		if into.key, ok = parsed.(*rsa.PrivateKey); !ok || !into.key.PublicKey.Equal(into.certificate.PublicKey) {
-			return nil, errors.New("parsing a simulated authority: a key isn't its certificate's")
-		}
-		a.line = snp.Line(key.Headers["Line"])
+	for i, into := range []*issuer{&a.ark, &a.ask, &a.asvk} {
+		*into = issuer{pairs[i].Key, pairs[i].Certificate}
 	}
-	if len(bytes.TrimSpace(text)) != 0 {
-		return nil, errors.New("parsing a simulated authority: there is more than one")
-	}
+	name, _ := strings.CutPrefix(a.ark.certificate.Subject.CommonName, arkPrefix)
+	a.line = snp.Line(name)
 	if _, err := cpuOf(a.line); err != nil {
 		return nil, err
 	}

@@ -169,12 +169,13 @@ func module(id string, levels ...map[string]any) map[string]any {
 
 // qeIdentity returns the identity of the PKI's quoting enclave.
 func (m *Machine) qeIdentity(c *Collateral) map[string]any {
+	signer := m.pki.qeSigner()
 	return map[string]any{
 		"id": "TD_QE", "version": 2, "issueDate": stamp(c.Issued), "nextUpdate": stamp(c.NextUpdate),
 		"tcbEvaluationDataNumber": c.Evaluation,
 		"miscselect":              "00000000", "miscselectMask": "FFFFFFFF",
 		"attributes": "11000000000000000000000000000000", "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
-		"mrsigner": hex.EncodeToString(m.pki.qeSigner[:]), "isvprodid": qeProdID,
+		"mrsigner": hex.EncodeToString(signer[:]), "isvprodid": qeProdID,
 		"tcbLevels": []any{isvLevel(4, dateCurrent, c.QE), isvLevel(2, dateFirst, tdx.StatusOutOfDate)},
 	}
 }

@@ -207,7 +207,8 @@ func (m *Machine) certification(q *Quote, key []byte) ([]byte, error) {
 	copy(report, m.platform.CPUSVN[:])
 	report[48] = 0x15 // INIT, MODE64BIT, PROVISION_KEY
 	report[56] = 0xe7 // XFRM
-	copy(report[128:], m.pki.qeSigner[:])
+	signer := m.pki.qeSigner()
+	copy(report[128:], signer[:])
 	le.PutUint16(report[256:], qeProdID)
 	le.PutUint16(report[258:], q.QESVN)
 	sum := sha256.Sum256(slices.Concat(key, q.Auth))

@@ -19,15 +19,17 @@ import (
 	"slices"
 	"time"
 
+	"cocoon/attest/simtee/keys"
 	"cocoon/attest/tdx"
 )
 
 // Marker is in the distinguished name of every certificate of a simulated PKI.
 const Marker = "SIMULATED"
 
-// Common names. Those below the root are Intel's: the verifier tells the certificates' roles by them.
+// Common names, Intel's to the letter: verifiers tell the certificates' roles by them. The organization says whose they
+// really are.
 const (
-	nameRoot      = Marker + " Intel SGX Root CA"
+	nameRoot      = "Intel SGX Root CA"
 	namePlatform  = "Intel SGX PCK Platform CA"
 	nameProcessor = "Intel SGX PCK Processor CA"
 	namePCK       = "Intel SGX PCK Certificate"
@@ -37,11 +39,10 @@ const (
 // How long a simulated PKI lives, from one day before it was made.
 const validYears = 7
 
-// PKI stands for Intel: root, PCK CAs, TCB signer, and the signer of quoting enclaves.
+// PKI stands for Intel: root, PCK CAs and TCB signer.
 type PKI struct {
 	root, platform, processor, signer *entity
 	made                              time.Time
-	qeSigner                          [32]byte // MRSIGNER of its quoting enclave
 }
 
 // entity is a certificate with its key.
@@ -53,9 +54,6 @@ type entity struct {
 // NewPKI makes a PKI valid from a day before now on. Its keys are random: two PKIs have nothing in common.
 func NewPKI(now time.Time) (*PKI, error) {
 	p := &PKI{made: now}
-	if _, err := rand.Read(p.qeSigner[:]); err != nil {
-		return nil, err
-	}
 	var err error
 	if p.root, err = p.issue(nil, nameRoot, true); err != nil {
 		return nil, err
@@ -69,6 +67,31 @@ func NewPKI(now time.Time) (*PKI, error) {
 	p.signer, err = p.issue(p.root, nameSigner, false)
 	return p, err
 }
+
+// Marshal returns the PKI with its private keys as PEM, for other processes to simulate the same Intel.
+func (p *PKI) Marshal() ([]byte, error) {
+	var pairs []keys.Pair[*ecdsa.PrivateKey]
+	for _, e := range []*entity{p.root, p.platform, p.processor, p.signer} {
+		pairs = append(pairs, keys.Pair[*ecdsa.PrivateKey]{Certificate: e.cert, Key: e.key})
+	}
+	return keys.Marshal(pairs...)
+}
+
+// ParsePKI reads what Marshal wrote. now is the time that machines' certificates and collateral go by.
+func ParsePKI(text []byte, now time.Time) (*PKI, error) {
+	pairs, err := keys.Parse[*ecdsa.PrivateKey](text, 4)
+	if err != nil {
+		return nil, err
+	}
+	p := &PKI{made: now}
+	for i, into := range []**entity{&p.root, &p.platform, &p.processor, &p.signer} {
+		*into = &entity{pairs[i].Certificate, pairs[i].Key}
+	}
+	return p, nil
+}
+
+// qeSigner is the MRSIGNER of the PKI's quoting enclaves.
+func (p *PKI) qeSigner() [32]byte { return sha256.Sum256(p.root.cert.Raw) }
 
 // Root returns the root certificate: what a verifier must pin to take this PKI's evidence.
 func (p *PKI) Root() *x509.Certificate { return p.root.cert }
@@ -114,6 +137,8 @@ func (p *PKI) issue(parent *entity, name string, ca bool, more ...pkix.Extension
 		SignatureAlgorithm: x509.ECDSAWithSHA256, BasicConstraintsValid: true, IsCA: ca,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageContentCommitment, SubjectKeyId: id[:20],
 		ExtraExtensions: more,
+		// As in Intel's, which other verifiers look for; there is nothing there.
+		CRLDistributionPoints: []string{"https://simulated.invalid/crl"},
 	}
 	if ca {
 		t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
