@@ -1,6 +1,8 @@
 package attest
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"cocoon/attest/nvgpu"
@@ -90,6 +92,25 @@ type Result struct {
 	Expires time.Time `json:"expires"`
 	// Notes say what the relying party should know besides: a skipped check, a date of grace that runs out.
 	Notes []string `json:"notes,omitempty"`
+}
+
+// Refusal says in one line why the verdict does not admit: the first failed check in full, how many more there are, and
+// the collateral that was missing, if any. It is "" for a verdict that admits.
+func (r *Result) Refusal(missing error) string {
+	if r.Verdict.Admits() {
+		return ""
+	}
+	why := string(r.Verdict)
+	if failed := r.Failures(); len(failed) > 0 {
+		why = fmt.Sprintf("%s: got %s, want %s", failed[0].Name, failed[0].Got, failed[0].Want)
+		if more := len(failed) - 1; more > 0 {
+			why += fmt.Sprintf(" (and %d more failed)", more)
+		}
+	}
+	if missing != nil {
+		why += "; collateral: " + strings.ReplaceAll(missing.Error(), "\n", "; ")
+	}
+	return why
 }
 
 // Failures are the checks that decided against the machine.

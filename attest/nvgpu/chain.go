@@ -71,9 +71,10 @@ func parseCert(der []byte) (*x509.Certificate, error) {
 type chain struct {
 	check Check
 	certs []*x509.Certificate
+	upper bool // it begins above the leaf
 }
 
-// verify wants the leaf to be no CA, all others to be, all keys P-384, all valid at now, and the last to be a root.
+// verify wants the leaf to be no CA, if it is here, all others to be, all keys P-384, all valid at now, and the last to be a root.
 func (c chain) verify(roots []*x509.Certificate, now time.Time, cache *SignatureCache) error {
 	last := c.certs[len(c.certs)-1]
 	if !contains(roots, last) {
@@ -95,6 +96,9 @@ func (c chain) verify(roots []*x509.Certificate, now time.Time, cache *Signature
 
 func (c chain) verifyOne(i int, now time.Time) error {
 	cert := c.certs[i]
+	if c.upper {
+		i++ // its place in the whole chain, at least
+	}
 	bad := func(got, want string) error { return fail(c.check, subject(cert), got, want) }
 	switch {
 	case p384(cert) == nil:

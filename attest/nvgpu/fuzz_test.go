@@ -47,10 +47,10 @@ func FuzzParseReport(f *testing.F) {
 				t.Errorf("measurement %d has %d bytes", i, len(m))
 			}
 		}
-		if ids, err := nvgpu.RIMIDs(b, chain); err == nil {
-			for _, id := range ids {
-				if id != filepath.Base(id) || len(id) > 128 {
-					t.Errorf("RIM id %q", id)
+		if refs, err := nvgpu.RIMRefs(b, chain); err == nil {
+			for _, ref := range refs {
+				if ref.ID != filepath.Base(ref.ID) || len(ref.ID) > 128 {
+					t.Errorf("RIM id %q", ref.ID)
 				}
 			}
 		}
@@ -66,7 +66,7 @@ func FuzzParseChain(f *testing.F) {
 		if certs, err := nvgpu.ParseChain(b); err == nil && len(certs) > 8 {
 			t.Errorf("%d certificates", len(certs))
 		}
-		_, _ = nvgpu.RIMIDs(e.e.Report, b) // reads the certificates' extensions; no panic
+		_, _ = nvgpu.RIMRefs(e.e.Report, b) // reads the certificates' extensions; no panic
 	})
 }
 

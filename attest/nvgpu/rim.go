@@ -286,7 +286,7 @@ func (r *RIM) verify(roots []*x509.Certificate, now time.Time, cache *SignatureC
 	if sum := sha512.Sum384(r.body); !bytes.Equal(sum[:], r.digest) {
 		return fail(CheckRIMSignature, subject, "digest "+short(sum[:]), short(r.digest))
 	}
-	if err := (chain{CheckRIMChain, r.certs}).verify(roots, now, cache); err != nil {
+	if err := (chain{check: CheckRIMChain, certs: r.certs}).verify(roots, now, cache); err != nil {
 		return err
 	}
 	if !cache.verifyRaw(r.certs[0], r.signedInfo, r.signature) {

@@ -226,9 +226,11 @@ func TestWholeH100(t *testing.T) {
 	wantCheck(t, err, nvgpu.CheckDeviceOCSP, "ended")
 	_, err = verify("2026-02-22T23:17:59Z", nvgpu.CheckDeviceOCSP, nvgpu.CheckRIMOCSP)
 	wantCheck(t, err, nvgpu.CheckRIMChain, "not after 2026-02-22T23:17:58Z") // the VBIOS RIM's signer
-	ids, err := nvgpu.RIMIDs(e.Report, e.Chain)
-	if d := cmp.Diff([]string{"NV_GPU_DRIVER_GH100_550.90.07", "NV_GPU_VBIOS_1010_0200_882_96009F0001"}, ids); d != "" ||
-		err != nil {
+	refs, err := nvgpu.RIMRefs(e.Report, e.Chain)
+	if d := cmp.Diff([]nvgpu.RIMRef{
+		{ID: "NV_GPU_DRIVER_GH100_550.90.07", Product: "GH100", Version: "550.90.07", Edition: "GPU"},
+		{ID: "NV_GPU_VBIOS_1010_0200_882_96009F0001", Product: "GH100", Version: "96.00.9F.00.01", Edition: "GPU"},
+	}, refs); d != "" || err != nil {
 		t.Error(d, err)
 	}
 }
@@ -253,9 +255,10 @@ func TestSwitchRIM(t *testing.T) {
 	if want := "2027-11-02"; got.Expires.Format(time.DateOnly) != want {
 		t.Errorf("expires %s, want %s", got.Expires, want)
 	}
-	if ids, err := nvgpu.RIMIDs(e.Report, e.Chain); err != nil ||
-		!slices.Equal(ids, []string{"NV_SWITCH_BIOS_5612_0002_890_9610550001"}) {
-		t.Errorf("RIM ids %v, %v", ids, err)
+	if refs, err := nvgpu.RIMRefs(e.Report, e.Chain); err != nil || !slices.Equal(refs, []nvgpu.RIMRef{{
+		ID: "NV_SWITCH_BIOS_5612_0002_890_9610550001", Product: "LS10", Version: "96.10.55.00.01", Edition: "SWITCH",
+	}}) {
+		t.Errorf("RIMs %v, %v", refs, err)
 	}
 	_, err = nvgpu.Verify(e.Report, e.Chain, doc("_invalid_signature"), o)
 	wantCheck(t, err, nvgpu.CheckRIMSignature, "digest")

@@ -180,7 +180,7 @@ func (v *verifier) device(report, chainText []byte) (*Claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := (chain{CheckChain, certs}).verify(v.o.Roots.Device, v.o.Now, v.o.Cache); err != nil {
+	if err := (chain{check: CheckChain, certs: certs}).verify(v.o.Roots.Device, v.o.Now, v.o.Cache); err != nil {
 		return nil, err
 	}
 	c, err := r.claims(id, v.skips(CheckFWID))
@@ -403,39 +403,4 @@ func (v *verifier) rim(kind RIMKind, c *Claims) (*RIM, error) {
 	c.RIMs = append(c.RIMs, *v.verified[found])
 	c.Expires = earlier(c.Expires, v.ends[found])
 	return found, nil
-}
-
-// RIMIDs returns the identifiers of a device's RIMs at NVIDIA's RIM service, driver first. They are taken from
-// evidence that is not verified: for fetching, nothing else. (The Blackwell driver's has "CC" in it; the Hopper-like
-// one names a validly signed RIM of another product.)
-func RIMIDs(report, chainText []byte) ([]string, error) {
-	r, err := ParseReport(report)
-	if err != nil {
-		return nil, err
-	}
-	certs, err := ParseChain(chainText)
-	if err != nil {
-		return nil, err
-	}
-	id, err := identify(certs)
-	if err != nil {
-		return nil, err
-	}
-	c, err := r.claims(id, true)
-	if err != nil {
-		return nil, err
-	}
-	vbios := strings.ToUpper(strings.ReplaceAll(c.VBIOS, ".", ""))
-	switch c.Arch {
-	case LS10:
-		return []string{"NV_SWITCH_BIOS_" + switchBoard + "_" + vbios}, nil
-	case Blackwell:
-		return []string{"NV_GPU_CC_DRIVER_" + c.Chip + "_" + c.Driver, c.vbiosID(vbios)}, nil
-	default:
-		return []string{"NV_GPU_DRIVER_" + c.Chip + "_" + c.Driver, c.vbiosID(vbios)}, nil
-	}
-}
-
-func (c *Claims) vbiosID(version string) string {
-	return strings.ToUpper(strings.Join([]string{"NV_GPU_VBIOS", c.Project, c.ProjectSKU, c.ChipSKU, version}, "_"))
 }

@@ -36,16 +36,9 @@ func checkRevocation(c Chain, is *issuers, k *EndorsementKey, o Options) (Revoca
 	}
 	stale := "none"
 	for _, der := range c.CRLs {
-		list, err := parseCRL(der)
+		list, err := authenticCRL(der, is.ark)
 		if err != nil {
 			return fresh, err
-		}
-		if !bytes.Equal(list.RawIssuer, is.ark.RawSubject) {
-			return fresh, refuse(CheckRevocationList, "", "issuer "+quote(list.Issuer.String()),
-				quote(is.ark.Subject.String()))
-		}
-		if err := list.CheckSignatureFrom(is.ark); err != nil {
-			return fresh, refuse(CheckRevocationList, "", "another signature", "one by the ARK").because(err)
 		}
 		if err := notRevoked(list, is, k); err != nil {
 			return fresh, err
@@ -61,6 +54,21 @@ func checkRevocation(c Chain, is *issuers, k *EndorsementKey, o Options) (Revoca
 			"one of the ARK that is fresh at "+o.Now.UTC().Format(time.RFC3339))
 	}
 	return fresh, nil
+}
+
+// authenticCRL reads a list and checks that it is the ARK's.
+func authenticCRL(der []byte, ark *x509.Certificate) (*x509.RevocationList, error) {
+	list, err := parseCRL(der)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(list.RawIssuer, ark.RawSubject) {
+		return nil, refuse(CheckRevocationList, "", "issuer "+quote(list.Issuer.String()), quote(ark.Subject.String()))
+	}
+	if err := list.CheckSignatureFrom(ark); err != nil {
+		return nil, refuse(CheckRevocationList, "", "another signature", "one by the ARK").because(err)
+	}
+	return list, nil
 }
 
 func notRevoked(list *x509.RevocationList, is *issuers, k *EndorsementKey) error {

@@ -1,0 +1,5 @@
+//go:build !race
+
+package collateral_test
+
+const raceEnabled = false
