@@ -4,19 +4,16 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 )
 
-// DialerConfig is what a worker's side needs. All fields but Pin are required.
+// DialerConfig is what a worker's side needs. All fields but Pin and Attest are required.
 type DialerConfig struct {
 	// Identity is what the gateway knows the worker by.
 	Identity *Identity
@@ -30,6 +27,10 @@ type DialerConfig struct {
 	// Report returns at once if the report is newer than after, else when it is or when ctx ends, then with
 	// version == after. The first version is 1. A report is JSON, at most ReportMax bytes.
 	Report func(ctx context.Context, after uint64) (version uint64, report []byte)
+	// Attest answers a gateway's challenge of at most ChallengeMax bytes, hostile ones included, with at most EvidenceMax
+	// bytes, within 30 s. export is of the control connection if the challenge came on that; nil on a data connection.
+	// An error's words go to the gateway. Calls may overlap. Without Attest no gateway takes the worker.
+	Attest func(ctx context.Context, export Exporter, challenge []byte) ([]byte, error)
 	// Capacity is how many data connections are wanted at most, so how many requests at once. It may change.
 	Capacity func() int
 	Log      *slog.Logger
@@ -135,13 +136,7 @@ func backoff(t timings, failures int) time.Duration {
 	return rand.N(most) + 1
 }
 
-// refusedError has the gateway's words, fit for a terminal.
+// refusedError has the gateway's words.
 func refusedError(words string) error {
-	words = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(clip(words, wordsMax), ""))
-	return fmt.Errorf("%w: %w", ErrRefused, errors.New(words))
+	return fmt.Errorf("%w: %s", ErrRefused, printable(words))
 }

@@ -420,7 +420,7 @@ func TestWorkerRoutes(t *testing.T) {
 		t.Errorf("request: %d %s", status, text)
 	}
 	report := reportPath + "?after=0"
-	for _, path := range []string{report, wellKnown, wellKnown + "attest", strings.Replace(report, ".", "%2e", 1)} {
+	for _, path := range []string{report, wellKnown, wellKnown + "attested", strings.Replace(report, ".", "%2e", 1)} {
 		f := data()
 		if status, text := f.ask(t, "GET", path, ""); status != 404 || text != "" {
 			t.Errorf("%s on a data connection: %d %q", path, status, text)
@@ -532,6 +532,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	s := NewServer(ServerConfig{
 		Identity: newID(t), Admit: func(ID) error { return nil }, Gone: func(*Worker, error) {}, Log: quietLog(t),
 		Report: func(w *Worker, _ []byte) error { reports <- w; return nil },
+		Attest: func(context.Context, *Challenge) (time.Time, error) { return time.Now().Add(time.Hour), nil },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)

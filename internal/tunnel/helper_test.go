@@ -67,10 +67,14 @@ type gate struct {
 	events  chan event
 	refuse  atomic.Pointer[string]
 	invalid atomic.Pointer[string]
+	attest  atomic.Pointer[func(ctx context.Context, c *Challenge) (time.Time, error)]
 	stop    func()
+
+	reported sync.Map     // *Worker -> true: a report of it was taken
+	gone     atomic.Int32 // workers that never came so far
 }
 
-// event is what the gateway heard: a report, or that a worker is gone.
+// event is what the gateway heard: a report, or that a worker is gone whose report was taken.
 type event struct {
 	w      *Worker
 	report string
@@ -95,15 +99,28 @@ func serveGate(t testing.TB, tm timings) *gate {
 			}
 			return nil
 		},
+		Attest: func(ctx context.Context, c *Challenge) (time.Time, error) {
+			if attest := g.attest.Load(); attest != nil {
+				return (*attest)(ctx, c)
+			}
+			return time.Now().Add(time.Hour), nil // unasked
+		},
 		Report: func(w *Worker, report []byte) error {
 			if words := g.invalid.Load(); words != nil {
 				return errors.New(*words)
 			}
+			g.reported.Store(w, true)
 			g.events <- event{w: w, report: string(report)}
 			return nil
 		},
-		Gone: func(w *Worker, why error) { g.events <- event{w: w, why: why} },
-		Log:  quietLog(t),
+		Gone: func(w *Worker, why error) {
+			if _, ok := g.reported.Load(w); !ok {
+				g.gone.Add(1)
+				return
+			}
+			g.events <- event{w: w, why: why}
+		},
+		Log: quietLog(t),
 	})
 	g.t = tm
 	ctx, cancel := context.WithCancel(context.Background())
@@ -137,6 +154,7 @@ func (g *gate) next(t testing.TB) event {
 type peer struct {
 	*Dialer
 	capacity atomic.Int64
+	polls    atomic.Int64
 	stop     func()
 	done     chan struct{}
 
@@ -156,6 +174,7 @@ func (p *peer) set(report string) {
 }
 
 func (p *peer) get(ctx context.Context, after uint64) (uint64, []byte) {
+	p.polls.Add(1)
 	for {
 		p.mu.Lock()
 		version, report, changed := p.version, p.report, p.changed

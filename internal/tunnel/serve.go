@@ -14,6 +14,7 @@ import (
 )
 
 // serve routes a request by its connection: control connections speak of the session only, data connections never do.
+// Both carry challenges.
 func (s *session) serve(w http.ResponseWriter, r *http.Request) {
 	l, ok := r.Context().Value(linkKey{}).(*link)
 	switch {
@@ -25,6 +26,11 @@ func (s *session) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusForbidden)
 	case l.control && r.URL.Path == reportPath:
 		s.report(w, r)
+	case l.control && r.URL.Path == attestPath:
+		cs := l.Conn.ConnectionState()
+		s.attest(w, r, cs.ExportKeyingMaterial)
+	case r.URL.Path == attestPath:
+		s.attest(w, r, nil)
 	case l.control || strings.HasPrefix(r.URL.Path, wellKnown):
 		refuse(w, http.StatusNotFound)
 	default:
@@ -127,7 +133,7 @@ func (s *session) report(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest)
 		return
 	}
-	s.notify(s.polled)
+	s.hear(s.d.t.silence, true)
 	ctx, cancel := context.WithTimeout(r.Context(), s.d.t.poll)
 	defer cancel()
 	version, report := s.d.cfg.Report(ctx, after)

@@ -15,17 +15,22 @@ import (
 	"cocoon/internal/h1"
 )
 
-// ServerConfig is what a gateway's side needs. All fields are required.
+// ServerConfig is what a gateway's side needs. All fields are required; without Attest every worker is refused.
 type ServerConfig struct {
 	// Identity is what workers pin.
 	Identity *Identity
 	// Admit decides over a worker at every connection it makes; nil lets it in. The error's words go to the worker.
 	Admit func(ID) error
+	// Attest decides over a worker before its first report is taken or a data connection of it accepted, and again once
+	// the time again has come (within 10 s of it) or Reattest was called. An error ends the session; its words go to the
+	// worker. It runs on the session's goroutine, between polls: no report comes meanwhile, and ctx ends after 60 s or
+	// with the session. It must Ask within 5 s: the worker waits 15 s for a sign of life.
+	Attest func(ctx context.Context, c *Challenge) (again time.Time, err error)
 	// Report takes a worker's report, at most ReportMax bytes, which is the callee's to keep. The first one makes the
 	// worker count; an error ends the session. Calls for one worker never overlap, and none comes after Gone.
 	Report func(w *Worker, report []byte) error
-	// Gone is called exactly once for each worker that had a report accepted, and before the first Report of the
-	// session that replaces it.
+	// Gone is called exactly once for each worker that Attest was called for, whatever that said, and before the first
+	// Attest of the session that replaces it.
 	Gone func(w *Worker, why error)
 	Log  *slog.Logger
 }
@@ -186,6 +191,9 @@ func sayHello(c *h1.Conn, refused error) (answer helloAnswer, err error) {
 
 // refusal is why a worker may not come in, in words for its log.
 func (s *Server) refusal(id ID) error {
+	if s.cfg.Attest == nil {
+		return errors.New("the gateway can't attest workers")
+	}
 	if err := s.cfg.Admit(id); err != nil {
 		return err
 	}
@@ -215,13 +223,16 @@ func (s *Server) join(d *dataConn, answer helloAnswer) error {
 	return w.join(d)
 }
 
-// session runs until the worker, the gateway or Admit ends it.
+// session runs until the worker, the gateway, Admit or Attest ends it.
 func (s *Server) session(ctx context.Context, control *dataConn, answer helloAnswer) error {
 	secret, err := exporter(control.Conn)
 	if err != nil {
 		return err
 	}
 	w := newWorker(s, control, answer.Session, secret)
+	alive, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends in close, which has the reason
+	defer cancel()
+	w.cancel = cancel
 	old, err := s.register(w)
 	if err != nil {
 		return err
@@ -231,18 +242,18 @@ func (s *Server) session(ctx context.Context, control *dataConn, answer helloAns
 	defer stop()
 	if old != nil {
 		old.close(ErrReplaced)
-		<-old.ended // so that Gone of the old comes before Report of the new
+		<-old.ended // so that Gone of the old comes before Attest of the new
 	}
 	// Admit once more: a Recheck between the first time and register would have missed this session.
 	counted := false
 	if err = s.cfg.Admit(w.id); err != nil {
 		err = fmt.Errorf("%w: %w", ErrRefused, err)
 	} else {
-		counted, err = w.poll()
+		counted, err = w.poll(alive)
 	}
 	w.close(err)
 	s.cfg.Log.Info("worker gone", "worker", w.id, "reported", counted, "why", w.cause())
-	if counted {
+	if w.asked {
 		s.cfg.Gone(w, w.cause())
 	}
 	return w.cause()

@@ -28,9 +28,9 @@ type session struct {
 	l       *dialed
 	serving *sync.WaitGroup // the dialer's: connections that net/http serves, and dials
 
-	wake   chan struct{} // has room for one: something tend cares for has changed
-	polled chan struct{} // has room for one: the gateway polled
-	over   chan struct{} // closed with the control connection
+	wake  chan struct{} // has room for one: something tend cares for has changed
+	heard chan struct{} // has room for one: the gateway gave a sign of life
+	over  chan struct{} // closed with the control connection
 
 	mu       sync.Mutex
 	links    map[*link]struct{}
@@ -42,7 +42,9 @@ type session struct {
 	failures int // of dials in a row
 	retry    time.Time
 	draining bool
-	why      error // first reason that the session is over
+	polled   bool      // at least once
+	quietTo  time.Time // the next sign of life must come before this
+	why      error     // first reason that the session is over
 }
 
 type phase uint8
@@ -97,7 +99,7 @@ type linkKey struct{}
 func newSession(d *Dialer, config *tls.Config, serving *sync.WaitGroup) *session {
 	s := &session{
 		d: d, tls: config, serving: serving, l: newDialed(), links: make(map[*link]struct{}),
-		wake: make(chan struct{}, 1), polled: make(chan struct{}, 1), over: make(chan struct{}),
+		wake: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan struct{}),
 	}
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // never fails
@@ -173,9 +175,10 @@ func (s *session) keep(ctx context.Context) error {
 			return s.reason(known)
 		case <-silence.C:
 			return errSilent
-		case <-s.polled:
-			silence.Reset(s.d.t.silence)
-			if !known {
+		case <-s.heard:
+			quietTo, polled := s.signs()
+			silence.Reset(time.Until(quietTo))
+			if polled && !known {
 				known = true
 				s.d.setStatus(true, nil)
 				s.d.cfg.Log.Info("gateway connected", "gateway", s.d.cfg.Address)
@@ -191,6 +194,20 @@ func (s *session) keep(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// hear notes a sign of life, after which the gateway may be silent for so long.
+func (s *session) hear(silence time.Duration, poll bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.quietTo, s.polled = time.Now().Add(silence), s.polled || poll
+	s.notify(s.heard)
+}
+
+func (s *session) signs() (quietTo time.Time, polled bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.quietTo, s.polled
 }
 
 // reason is why the control connection is closed, in words that help: once refused the gateway's own.

@@ -2,9 +2,12 @@
 // over the connections that it dialed.
 //
 // A worker shows a self-signed TLS leaf and is known by the hash of its key. On each connection the gateway says hello
-// first. One control connection makes a session: over it the gateway polls the worker's report, which is the heartbeat
-// as well. Data connections name their session and prove that they end in the same memory; the worker keeps some of
-// them idle, the gateway takes them for requests. When the control connection ends all of them end, on both sides.
+// first. One control connection makes a session: over it the gateway has the worker attest itself, at once and again
+// from time to time, and polls the worker's report, which is the heartbeat as well. Data connections name their session
+// and prove that they end in the same memory; the worker keeps some of them idle, the gateway takes them for requests.
+// When the control connection ends all of them end, on both sides.
+//
+// What is in a challenge and in its answer is not known here: both are bytes.
 package tunnel
 
 import (
@@ -24,6 +27,7 @@ const (
 	wellKnown  = "/.well-known/cocoon/"
 	helloPath  = wellKnown + "hello"
 	reportPath = wellKnown + "report"
+	attestPath = wellKnown + "attest"
 
 	kindControl = "control"
 	kindData    = "data"
@@ -75,6 +79,8 @@ type timings struct {
 	pollGap   time.Duration // between the starts of two polls: a worker can't make the gateway work more often
 	answer    time.Duration // the gateway waits for the answer to a poll
 	silence   time.Duration // the worker waits for the next poll; hello's hold plus answer
+	evidence  time.Duration // the worker makes evidence: a TDX quote and the reports of 8 GPUs take seconds each
+	verdict   time.Duration // the gateway attests a worker: evidence and vendors' collateral; no poll comes meanwhile
 	take      time.Duration // Take waits for a data connection
 	surplus   time.Duration // a data connection idle for so long is closed if it is one too many
 	backoff   time.Duration // first wait before a dial is tried again; doubles
@@ -90,6 +96,8 @@ func defaults() timings {
 		pollGap:   100 * time.Millisecond,
 		answer:    10 * time.Second,
 		silence:   15 * time.Second,
+		evidence:  30 * time.Second,
+		verdict:   60 * time.Second,
 		take:      2 * time.Second,
 		surplus:   60 * time.Second,
 		backoff:   250 * time.Millisecond,

@@ -22,17 +22,22 @@ type Worker struct {
 	secret  []byte // exporter of the control connection
 	control *dataConn
 	report  func(w *Worker, report []byte) error
+	attest  func(ctx context.Context, c *Challenge) (again time.Time, err error)
 	t       timings
 	lack    atomic.Int64  // see Lack
-	done    chan struct{} // closed by close
+	cancel  func()        // ends the context of poll
 	ended   chan struct{} // closed after Gone, by the session's goroutine
+	again   atomic.Bool   // see Reattest
+	asked   bool          // of poll's goroutine: whether Attest was called
+	next    time.Time     // of poll's goroutine: when the attestation must be renewed; zero until there was one
 
-	mu      sync.Mutex
-	why     error                  // not nil once the session is over
-	conns   map[*dataConn]struct{} // all data connections, idle or taken
-	idle    []*dataConn            // last in, first out: the rest may cool down and be closed by the worker
-	waiting []chan *h1.Conn        // Takes that wait; not empty only while idle is
-	sweeps  uint64                 // counts sweep: a clock that costs nothing to read
+	mu       sync.Mutex
+	why      error                  // not nil once the session is over
+	attested bool                   // at least once
+	conns    map[*dataConn]struct{} // all data connections, idle or taken
+	idle     []*dataConn            // last in, first out: the rest may cool down and be closed by the worker
+	waiting  []chan *h1.Conn        // Takes that wait; not empty only while idle is
+	sweeps   uint64                 // counts sweep: a clock that costs nothing to read
 }
 
 // dataConn is a connection to a worker; control connections are one too.
@@ -57,8 +62,9 @@ func (d *dataConn) Close() error {
 
 func newWorker(s *Server, control *dataConn, session string, secret []byte) *Worker {
 	return &Worker{
-		id: control.id, session: session, secret: secret, control: control, report: s.cfg.Report, t: s.t,
-		done: make(chan struct{}), ended: make(chan struct{}), conns: make(map[*dataConn]struct{}),
+		id: control.id, session: session, secret: secret, control: control, t: s.t,
+		report: s.cfg.Report, attest: s.cfg.Attest,
+		ended: make(chan struct{}), conns: make(map[*dataConn]struct{}),
 	}
 }
 
@@ -183,6 +189,10 @@ func (w *Worker) join(d *dataConn) error {
 		w.mu.Unlock()
 		return ErrGone
 	}
+	if !w.attested {
+		w.mu.Unlock()
+		return fmt.Errorf("%w: data connection before attestation", errPeer)
+	}
 	if len(w.conns) >= dataMax {
 		w.mu.Unlock()
 		return fmt.Errorf("%w: too many data connections", errPeer)
@@ -208,6 +218,19 @@ func (w *Worker) forget(d *dataConn) {
 
 // close ends the session: every connection at once, whoever uses it. The first reason stays.
 func (w *Worker) close(why error) {
+	w.cut(why)
+	w.cancel()
+	_ = w.control.raw.Close() // nothing is lost that anybody waits for
+}
+
+// refuse ends the session but for the control connection, over which it tells the worker why in words.
+func (w *Worker) refuse(why, words error) {
+	w.cut(why)
+	w.say(words)
+}
+
+// cut ends every data connection.
+func (w *Worker) cut(why error) {
 	w.mu.Lock()
 	if w.why != nil {
 		w.mu.Unlock()
@@ -217,8 +240,6 @@ func (w *Worker) close(why error) {
 	conns, waiting := w.conns, w.waiting
 	w.conns, w.idle, w.waiting = nil, nil, nil
 	w.mu.Unlock()
-	close(w.done)
-	_ = w.control.raw.Close() // nothing is lost that anybody waits for
 	for d := range conns {
 		_ = d.raw.Close() // likewise
 	}
@@ -227,27 +248,34 @@ func (w *Worker) close(why error) {
 	}
 }
 
-// poll asks the worker for its report until something is wrong. counted says that a report was accepted.
-func (w *Worker) poll() (counted bool, err error) {
+// poll attests the worker and asks for its report until something is wrong. ctx ends with the session. counted says
+// that a report was accepted.
+func (w *Worker) poll(ctx context.Context) (counted bool, err error) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for after := uint64(0); ; {
+		if err := w.ensure(ctx); err != nil {
+			return counted, err
+		}
 		started := time.Now()
 		version, report, err := w.ask(after)
 		if err != nil {
 			return counted, err
 		}
 		if report != nil {
+			if err := w.ensure(ctx); err != nil { // the poll took a while
+				return counted, err
+			}
 			if err := w.report(w, report); err != nil {
-				w.say(err)
-				return counted, fmt.Errorf("taking report: %w", err)
+				w.refuse(fmt.Errorf("taking report: %w", err), err)
+				return counted, err
 			}
 			after, counted = version, true
 		}
 		w.sweep()
 		timer.Reset(time.Until(started.Add(w.t.pollGap)))
 		select {
-		case <-w.done:
+		case <-ctx.Done():
 			return counted, ErrGone // close has the reason
 		case <-timer.C:
 		}
