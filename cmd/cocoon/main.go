@@ -1,4 +1,4 @@
-// Command cocoon is the user's program: it talks to a gateway.
+// Command cocoon is the user's program: it talks to a gateway, and verifies what is behind it.
 package main
 
 import (
@@ -21,6 +21,8 @@ const usage = `cocoon: talk to a Cocoon gateway.
                     ask, and print the answer as it is made; without a prompt: standard input, or a conversation
                     if that is a terminal
   cocoon models     list the models that are served now
+  cocoon verify URL|FILE
+                    judge the attestation evidence of a gateway, of workers behind it, or in a file
   cocoon version
   cocoon help
 
@@ -28,8 +30,20 @@ Where the gateway is and who asks, for chat and models:
   --base-url URL    such as http://127.0.0.1:8080/v1; else the environment's OPENAI_BASE_URL
   --key-file FILE   holds the API key; else the environment's OPENAI_API_KEY
 
+What verify judges, and how (docs/verify.md explains it all):
+  --worker ID       ask the gateway for this worker's evidence, not for its own
+  --model M         or for that of the workers that serve a model
+  --policy FILE     what you trust; default policy.yaml
+  --save FILE       keep the evidence; 'cocoon verify FILE [--at TIME]' judges it again, as of then
+  --collateral FILE judge by what vendors said that is in this bundle or came with the evidence: fetch nothing
+  --bundle-out FILE write such a bundle
+  --fetch=false     fetch nothing; --cache DIR is where fetched things stay, by default in your cache folder
+  --json            print one object, with everything in full
+It ends with 0 if all machines are verified, 10 if one is not (or simulated), 20 if one can't be judged, 30 if nothing
+was judged.
+
 With the development network running ('make run'), '. data/dev/env' sets both.
-No connection is verified yet: this program does not attest the worker that reads your prompt.
+chat does not attest the worker that reads your prompt: verify looks at machines, and binds no request to them yet.
 `
 
 // Exit codes.
@@ -60,8 +74,14 @@ func run(args []string, std streams) int {
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
 	}
-	fmt.Fprintln(std.err, "cocoon:", err)
-	if errors.Is(err, errUsage) {
+	own, ok := errors.AsType[*statusError](err)
+	if !ok || own.err != nil {
+		fmt.Fprintln(std.err, "cocoon:", err)
+	}
+	switch {
+	case ok:
+		return own.status
+	case errors.Is(err, errUsage):
 		return exitUsage
 	}
 	return exitFailed
@@ -77,6 +97,8 @@ func dispatch(args []string, std streams) error {
 		return chatCommand(args, std)
 	case "models":
 		return modelsCommand(args, std)
+	case "verify":
+		return verifyCommand(args, std)
 	case "version", "--version":
 		_, err := fmt.Fprintln(std.out, "cocoon", daemon.Version(version))
 		return err
