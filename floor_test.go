@@ -17,6 +17,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoon/attest"
 	"cocoon/gateway"
 	"cocoon/worker"
 )
@@ -27,37 +28,55 @@ const module = "cocoon"
 // plan is exact: a new package, a new arrow, and one that is no longer there, is a decision to be made here.
 var plan = map[string][]string{
 	// The programs.
-	"cmd/cocoon":         {"internal/daemon", "internal/terminal"},
-	"cmd/cocoon-gateway": {"gateway", "internal/daemon", "internal/tunnel"},
-	"cmd/cocoon-worker":  {"internal/daemon", "worker"},
+	"cmd/cocoon": {
+		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/terminal",
+	},
+	"cmd/cocoon-gateway": {"attest", "attest/device", "gateway", "internal/daemon", "internal/tunnel"},
+	"cmd/cocoon-worker":  {"attest/device", "internal/daemon", "worker"},
+	"cmd/cocoon-gpu":     {"attest/device/helper"},
 	"cmd/cocoon-dev": {
-		"gateway", "internal/daemon", "internal/ollama", "internal/secret", "internal/terminal", "worker", "worker/engine",
+		"attest", "attest/simtee", "gateway", "internal/daemon", "internal/ollama", "internal/secret", "internal/terminal",
+		"worker", "worker/engine",
 	},
 
 	// The roles.
 	"gateway": {
-		"internal/config", "internal/daemon", "internal/h1", "internal/openai", "internal/secret", "internal/sse", "internal/tunnel",
+		"attest", "attest/channel", "attest/collateral", "attest/nvgpu", "internal/config", "internal/daemon",
+		"internal/front", "internal/h1", "internal/openai", "internal/secret", "internal/sse", "internal/tunnel",
 		"router", "router/offer",
 	},
 	"router":       {"router/offer"},
 	"router/offer": {"internal/nanoton"},
 	"worker": {
-		"internal/config", "internal/daemon", "internal/nanoton", "internal/openai", "internal/tunnel", "router/offer",
+		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/nanoton", "internal/openai", "internal/tunnel", "router/offer",
 		"worker/engine",
 	},
 	"worker/engine": {"internal/openai", "internal/sse", "router/offer"},
 
-	// Hardware evidence: strict verifiers, and simulated vendors for them. Nothing uses them yet.
-	"attest/snp":          nil,
-	"attest/tdx":          nil,
-	"attest/nvgpu":        nil,
-	"attest/simtee/snp":   {"attest/snp"},
-	"attest/simtee/tdx":   {"attest/tdx"},
-	"attest/simtee/nvgpu": {"attest/nvgpu"},
+	// Attestation: strict verifiers of vendors' evidence, the policy over them, and how both sides get what they need.
+	"attest":               {"attest/nvgpu", "attest/opinion", "attest/snp", "attest/tdx", "internal/config"},
+	"attest/snp":           nil,
+	"attest/tdx":           nil,
+	"attest/nvgpu":         nil,
+	"attest/opinion":       {"attest/snp", "attest/tdx"},
+	"attest/collateral":    {"attest", "attest/nvgpu", "attest/snp", "attest/tdx"},
+	"attest/channel":       {"attest"},
+	"attest/device":        {"attest", "attest/device/helper", "attest/snp", "attest/tdx"},
+	"attest/device/helper": nil,
+
+	// Simulated hardware. No program that verifies links it: see TestNoSimulator.
+	"attest/simtee": {
+		"attest", "attest/nvgpu", "attest/simtee/nvgpu", "attest/simtee/snp", "attest/simtee/tdx", "attest/snp", "attest/tdx",
+	},
+	"attest/simtee/keys":  nil,
+	"attest/simtee/snp":   {"attest/simtee/keys", "attest/snp"},
+	"attest/simtee/tdx":   {"attest/simtee/keys", "attest/tdx"},
+	"attest/simtee/nvgpu": {"attest/nvgpu", "attest/simtee/keys"},
 
 	// The leaves.
 	"internal/config":   nil,
 	"internal/daemon":   nil,
+	"internal/front":    {"internal/daemon"},
 	"internal/h1":       nil,
 	"internal/nanoton":  nil,
 	"internal/openai":   nil,
@@ -68,7 +87,7 @@ var plan = map[string][]string{
 
 	// For development, tests and measurements: none of the roles imports them.
 	"internal/bench": {
-		"internal/bench/load", "internal/bench/mock", "internal/daemon", "internal/tunnel", "router/offer",
+		"attest", "attest/channel", "attest/simtee", "internal/bench/load", "internal/bench/mock", "internal/daemon", "internal/tunnel", "router/offer",
 	},
 	"internal/bench/hist":      nil,
 	"internal/bench/load":      {"internal/bench/hist", "internal/bench/mock"},
@@ -84,7 +103,11 @@ var plan = map[string][]string{
 // foreign says which packages may import a module that isn't ours, or one package of it; below a package counts too.
 // Tests may import all of them, but for sdkTests.
 var foreign = map[string][]string{
+	"github.com/NVIDIA/go-nvml":           {"cmd/cocoon-gpu"},
 	"github.com/go-chi/chi/v5":            {"gateway"},
+	"github.com/google/go-configfs-tsm":   {"attest/device"},
+	"github.com/google/go-sev-guest":      {"attest/opinion", "attest/device"},
+	"github.com/google/go-tdx-guest":      {"attest/opinion"},
 	"github.com/google/go-cmp":            {},
 	"github.com/ollama/ollama/api":        {"worker/engine"},
 	"github.com/ollama/ollama/types":      {"worker/engine"},
@@ -94,7 +117,8 @@ var foreign = map[string][]string{
 	"github.com/sashabaranov/go-openai":   {"cmd/cocoon"},
 	"go.uber.org/goleak":                  {},
 	"go.yaml.in/yaml/v4":                  {"internal/config"},
-	"golang.org/x/sync":                   {"gateway", "worker", "cmd", "internal/bench"},
+	"golang.org/x/time/rate":              {"attest/collateral"},
+	"golang.org/x/sync":                   {"gateway", "worker", "cmd", "internal/bench", "attest/collateral"},
 	"pgregory.net/rapid":                  {},
 }
 
@@ -121,6 +145,7 @@ var vars = map[string][]string{
 	"cmd/cocoon-gateway": {"version"},
 	"cmd/cocoon-worker":  {"version"},
 	"gateway":            {"words"},
+	"internal/front":     {"readPool", "writePool"},
 	"internal/h1":        {"readPool", "tokenChar", "writePool"},
 	"internal/openai":    {"fieldNames"},
 	"worker":             {"errFullAnswer"},
@@ -254,7 +279,8 @@ func checkForeign(t *testing.T, s *source, i *ast.ImportSpec, name string) {
 func within(path, folder string) bool { return path == folder || strings.HasPrefix(path, folder+"/") }
 
 // What our users install links nothing that it does not need: the smaller it is, the more an attested image is worth.
-// (That database/sql is in the worker is Ollama's types' doing; without a driver it is a handful of interfaces.)
+// (That database/sql is in the worker, and its driver's interfaces in both, is the doing of Ollama's types and of google's
+// uuid; without a driver they do nothing.)
 func TestDependencyClosure(t *testing.T) {
 	both := map[string]string{
 		"billing": "money stays with the gateway", "gateway": "another role",
@@ -263,10 +289,10 @@ func TestDependencyClosure(t *testing.T) {
 		"github.com/xssnick": "no chain here", "github.com/go-chi": "the gateway's",
 	}
 	for program, more := range map[string]map[string]string{
-		"cocoon-worker": {"github.com/sashabaranov": "a client's"},
+		"cocoon-worker": {"github.com/sashabaranov": "a client's", "github.com/NVIDIA": "cocoon-gpu's: it needs cgo"},
 		"cocoon": {
 			"worker": "another role", "internal/tunnel": "between worker and gateway", "github.com/ollama": "the worker's",
-			"database/sql": "no SQL here", "github.com/prometheus": "a daemon's",
+			"github.com/prometheus": "a daemon's",
 		},
 	} {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/"+program).Output()
@@ -301,11 +327,28 @@ func TestConfigs(t *testing.T) {
 			_, err = gateway.LoadConfig(f, "")
 		case strings.HasPrefix(name, "worker"):
 			_, err = worker.LoadConfig(f)
+		case strings.HasPrefix(name, "policy"):
+			_, err = attest.LoadPolicy(f)
 		default:
 			t.Errorf("%s: which program's is it?", f)
 		}
 		if err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestNoSimulator: what anybody installs holds no simulated hardware. cocoon-dev alone does.
+func TestNoSimulator(t *testing.T) {
+	for _, program := range []string{"cocoon", "cocoon-gateway", "cocoon-worker", "cocoon-gpu"} {
+		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/"+program).Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		for dep := range strings.FieldsSeq(string(out)) {
+			if within(dep, module+"/attest/simtee") {
+				t.Errorf("%s links %s", program, dep)
+			}
 		}
 	}
 }

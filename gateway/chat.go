@@ -42,7 +42,7 @@ type call struct {
 // upstream is the worker of the attempt at hand.
 type upstream struct {
 	held  bool // the lease is to be released
-	lease router.Lease[*tunnel.Worker]
+	lease router.Lease[*member]
 	conn  *h1.Conn
 	keep  func() bool // stops the closing of conn when the client goes away; false if that came first
 	resp  *h1.Response
@@ -233,7 +233,9 @@ func (c *call) connect() *failure {
 	c.sent = time.Now()
 	if !c.headed {
 		c.s.metrics.overhead.Observe(c.sent.Sub(c.start).Seconds())
-		c.w.Header()[headerWorker] = []string{c.up.lease.Worker.String()} // after a sign of life it is the first worker's
+		h := c.w.Header() // after a sign of life it is the first worker's
+		h[headerWorker] = []string{c.up.lease.Worker.String()}
+		h[headerMode] = []string{c.s.mode(c.up.lease.Handle)}
 	}
 	c.stream.reset(c)
 	if f := c.ask(); f != nil {

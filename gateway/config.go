@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
+	"cocoon/attest"
+	"cocoon/attest/collateral"
 	"cocoon/internal/config"
 )
 
@@ -28,13 +31,33 @@ type Config struct {
 	// Enrolment says how a worker that was never seen gets in. "approve": it waits until the operator runs
 	// "cocoon-gateway workers approve ID". "auto": at once; for development only. Default approve.
 	Enrolment string `yaml:"enrolment"`
+	// Policy is the file of the appraisal policy: which workers have proved enough to read prompts. configs/policy.yaml is
+	// the one to start from. It is read again when it changes, and counts at once. Required.
+	Policy string `yaml:"policy"`
+	// Collateral is where what vendors say about hardware is fetched: certificates, revocation lists, TCB levels,
+	// reference values. What is fetched is kept in DataDir.
+	Collateral collateral.Services `yaml:"collateral"`
+	// TEE says whether the gateway itself runs in a confidential machine. "auto": if there is one. "required": the gateway
+	// does not start without one. "none": it is not looked for. Without one every answer's Cocoon-Mode is unprotected: the
+	// operator could read what is not sealed. Default auto.
+	TEE string `yaml:"tee"`
 	// TLS serves Listen over HTTPS with this certificate. Without it apps speak plain HTTP. Default none.
 	TLS *TLSConfig `yaml:"tls"`
 	// Limits bounds what one client can take. Each has a default that suits a machine with 2 cores.
 	Limits Limits `yaml:"limits"`
 	// LogLevel is debug, info, warn or error. No level logs a prompt, an answer or a key. Default info.
 	LogLevel slog.Level `yaml:"log_level"`
+
+	// Attester is the confidential machine that the gateway runs in, nil if in none. Not of the file.
+	Attester attest.Attester `yaml:"-"`
 }
+
+// TEE choices.
+const (
+	TEEAuto     = "auto"
+	TEERequired = "required"
+	TEENone     = "none"
+)
 
 // TLSConfig names the files of a certificate chain and its key, both PEM.
 type TLSConfig struct {
@@ -67,7 +90,7 @@ type Limits struct {
 // DefaultConfig is the configuration of an empty file.
 func DefaultConfig() Config {
 	return Config{
-		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090", WorkerListen: ":8443", Enrolment: "approve",
+		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090", WorkerListen: ":8443", Enrolment: "approve", TEE: TEEAuto,
 		Limits: Limits{
 			ConcurrentPerKey: 1024, BufferedMiB: 256, BodyTimeout: time.Minute,
 			FirstByteTimeout: 10 * time.Minute, IdleTimeout: time.Minute, KeepAlive: 15 * time.Second,
@@ -100,8 +123,15 @@ func (c *Config) validate() error {
 		return errors.New("data_dir: missing; name a folder of this gateway's own")
 	case c.Enrolment != "approve" && c.Enrolment != "auto":
 		return fmt.Errorf("enrolment: %q, want approve or auto", c.Enrolment)
+	case c.Policy == "":
+		return errors.New("policy: missing; name the appraisal policy's file, configs/policy.yaml is the one to start from")
+	case !slices.Contains([]string{TEEAuto, TEERequired, TEENone}, c.TEE):
+		return fmt.Errorf("tee: %q, want auto, required or none", c.TEE)
 	case c.TLS != nil && (c.TLS.CertFile == "" || c.TLS.KeyFile == ""):
 		return errors.New("tls: needs both cert_file and key_file")
+	}
+	if err := c.Collateral.Check(); err != nil {
+		return fmt.Errorf("collateral.%w", err)
 	}
 	return c.Limits.validate()
 }

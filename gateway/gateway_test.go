@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"cocoon/attest/simtee"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 )
@@ -56,7 +58,31 @@ func testConfig(t *testing.T) Config {
 	cfg.Listen, cfg.OpsListen, cfg.WorkerListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.DataDir, cfg.Enrolment = t.TempDir(), "auto"
 	cfg.LogLevel = slog.LevelDebug
+	cfg.Collateral.Offline = true
+	cfg.Policy = filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(cfg.Policy, simulated().PolicyYAML(time.Now()), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	return cfg
+}
+
+// simulated makes all hardware of these tests.
+var simulated = sync.OnceValue(func() *simtee.Vendor {
+	v, err := simtee.New(time.Now())
+	if err != nil {
+		panic(err)
+	}
+	return v
+})
+
+// machine is a simulated one.
+func machine(t *testing.T, c simtee.Config) *simtee.Machine {
+	t.Helper()
+	m, err := simulated().NewMachine(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // newNetwork starts a gateway; change may alter its configuration.
@@ -127,6 +153,7 @@ func (n *network) worker(name string, capacity int, handler http.HandlerFunc, mo
 	d := tunnel.NewDialer(tunnel.DialerConfig{
 		Identity: identity, Address: n.server.WorkerAddr().String(), Pin: &pin, Handler: handler,
 		Capacity: func() int { return capacity }, Log: slog.New(slog.DiscardHandler),
+		Attest: answering(n.t, machine(n.t, simtee.Config{}), keysetOf(identity.ID())),
 		Report: func(ctx context.Context, after uint64) (uint64, []byte) {
 			if after >= 1 {
 				<-ctx.Done()
@@ -137,7 +164,7 @@ func (n *network) worker(name string, capacity int, handler http.HandlerFunc, mo
 	})
 	stop = n.run(d.Run)
 	n.until("worker "+name+" is in the table", func() bool {
-		return strings.Contains(n.logs.String(), "worker="+identity.ID().String())
+		return strings.Contains(n.logs.String(), `"worker offers" worker=`+identity.ID().String())
 	})
 	return identity.ID(), stop
 }

@@ -1,13 +1,17 @@
 package gateway
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"cocoon/attest"
 	"cocoon/internal/openai"
 	"cocoon/router"
 )
@@ -32,6 +36,10 @@ type metrics struct {
 	noUsage  prometheus.Counter
 	reports  prometheus.Counter
 	codes    sync.Map // status -> prometheus.Counter
+
+	appraisals *prometheus.CounterVec // verdict
+	checks     *prometheus.CounterVec // check
+	appraising prometheus.Histogram
 }
 
 // modelMetrics is the counters of one model, looked up once a request.
@@ -67,11 +75,16 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		noUsage:  counter("answers_without_usage_total", "Complete answers whose engine told no usage.").WithLabelValues(),
 		reports:  counter("worker_reports_total", "Reports that workers sent.").WithLabelValues(),
 	}
+	m.appraisals = counter("appraisals_total", "Appraisals of evidence by verdict.", "verdict")
+	m.checks = counter("appraisal_checks_failed_total", "Failed checks of appraisals, by name.", "check")
+	m.appraising = histogram("appraisal_seconds", "From evidence to verdict, fetching of collateral included.",
+		[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30}).WithLabelValues().(prometheus.Histogram)
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "cocoon_gateway", Name: name, Help: help}, f)
 	}
 	reg.MustRegister(
 		m.requests, m.refused, m.outcomes, m.ttft, m.duration, m.tokens, m.overhead, m.inflight, m.retries, m.noBudget, m.noUsage, m.reports,
+		m.appraisals, m.checks, m.appraising,
 		gauge("workers", "Connected workers.", func() float64 { n, _ := s.table.Workers(); return float64(n) }),
 		gauge("leases", "Leases that run.", func() float64 { _, n := s.table.Workers(); return float64(n) }),
 		gauge("models", "Models that are served now.", func() float64 { return float64(len(s.table.Models())) }),
@@ -111,6 +124,24 @@ func (m *metrics) model(name string) *modelMetrics {
 	}
 	kept, _ := m.models.LoadOrStore(name, v)
 	return kept.(*modelMetrics)
+}
+
+// appraised counts an appraisal. Names of checks are ours; a device's number in one is left out.
+func (m *metrics) appraised(r *attest.Result, took time.Duration) {
+	m.appraisals.WithLabelValues(string(r.Verdict)).Inc()
+	m.appraising.Observe(took.Seconds())
+	for _, c := range r.Failures() {
+		m.checks.WithLabelValues(checkLabel(c.Name)).Inc()
+	}
+}
+
+// checkLabel is a check's name without the number of a device.
+func checkLabel(name string) string {
+	parts := slices.DeleteFunc(strings.Split(name, "."), func(part string) bool {
+		_, err := strconv.Atoi(part)
+		return err == nil
+	})
+	return strings.Join(parts, ".")
 }
 
 // answered counts a request's end by its status.

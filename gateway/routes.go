@@ -16,9 +16,6 @@ import (
 	"cocoon/internal/secret"
 )
 
-// mode is what every answer says of who can read the request. Until workers are attested there is only one.
-const mode = "simulated"
-
 // Header names in the form that net/http keeps them, so that setting one is a map write.
 const (
 	headerRequestID = "X-Request-Id"
@@ -40,6 +37,8 @@ func (s *Server) routes() http.Handler {
 	r.Post(chatPath, s.chat)
 	r.Get("/v1/models", s.withKey(s.listModels))
 	r.Get("/v1/models/*", s.withKey(s.showModel))
+	r.Get("/cocoon/v1/attestation", s.showAttestation)
+	r.Get("/cocoon/v1/workers", s.listWorkers)
 	r.Get("/healthz", healthy)
 	r.Get("/readyz", s.ready)
 	return s.outermost(r)
@@ -51,7 +50,7 @@ func (s *Server) outermost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h[headerRequestID] = []string{newRequestID()}
-		h[headerMode] = []string{mode}
+		h[headerMode] = []string{s.mode(nil)}
 		if len(r.TransferEncoding) > 0 {
 			// It may have come with a Content-Length, which net/http drops: where the next request begins is then a
 			// matter of opinion (RFC 9112 6.1), so there is none.

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"cocoon/attest/collateral"
 	"cocoon/internal/daemon"
 	"cocoon/internal/tunnel"
 	"cocoon/router"
@@ -42,7 +43,7 @@ type Server struct {
 	keys     *Keys
 	ring     atomic.Pointer[keyring] // replaced whole by refresh
 	gate     gate
-	table    *router.Table[*tunnel.Worker]
+	table    *router.Table[*member]
 	supply   supply
 	tunnel   *tunnel.Server
 	memory   memory
@@ -50,6 +51,9 @@ type Server struct {
 	metrics  *metrics
 	registry *prometheus.Registry
 	cert     atomic.Pointer[tls.Certificate]
+
+	appraiser *appraiser
+	self      self
 
 	apps, ops, workers net.Listener
 }
@@ -61,7 +65,7 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry, version string)
 	}
 	s := &Server{
 		cfg: cfg, log: log, version: version, registry: reg, keys: OpenKeys(cfg.DataDir),
-		table: router.NewTable[*tunnel.Worker](),
+		table: router.NewTable[*member](),
 	}
 	s.ring.Store(&keyring{})
 	s.gate = gate{workers: OpenWorkers(cfg.DataDir), auto: cfg.Enrolment == "auto"}
@@ -91,8 +95,18 @@ func (s *Server) Listen() (err error) {
 	if err := s.gate.reload(); err != nil {
 		return err
 	}
+	store, err := collateral.New(s.cfg.Collateral.Config(s.cfg.DataDir, s.log))
+	if err != nil {
+		return err
+	}
+	s.appraiser = newAppraiser(store)
+	if err := s.loadPolicy(); err != nil {
+		return err
+	}
+	s.prepareSelf()
 	s.tunnel = tunnel.NewServer(tunnel.ServerConfig{
-		Identity: s.identity, Admit: s.gate.admit, Report: s.report, Gone: s.gone, Log: s.log,
+		Identity: s.identity, Admit: s.gate.admit, Attest: s.attest, Report: s.report, Gone: s.gone,
+		Log: s.log,
 	})
 	for _, l := range []struct {
 		field, addr string
@@ -148,6 +162,10 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return daemon.Serve(ctx, s.httpServer(s.opsRoutes()), s.ops) })
 	group.Go(func() error { return s.tunnel.Serve(tunnels, s.workers) })
 	group.Go(func() error { return s.refresh(ctx) })
+	group.Go(func() error { return s.appraiser.store.Run(ctx) })
+	if s.self.responder != nil {
+		group.Go(func() error { s.watchSelf(ctx); return nil })
+	}
 	return group.Wait()
 }
 
@@ -162,7 +180,7 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 
 // refresh sees what the operator's commands changed in the data folder.
 func (s *Server) refresh(ctx context.Context) error {
-	keys, workers := s.keys.store.stamp(), s.gate.workers.store.stamp()
+	keys, workers, policy := s.keys.store.stamp(), s.gate.workers.store.stamp(), stampOf(s.cfg.Policy)
 	tick := time.NewTicker(refreshPeriod)
 	defer tick.Stop()
 	for turn := 0; ; turn++ {
@@ -185,6 +203,13 @@ func (s *Server) refresh(ctx context.Context) error {
 			} else {
 				s.tunnel.Recheck()
 				workers = now
+			}
+		}
+		if now := stampOf(s.cfg.Policy); now != policy {
+			if err := s.loadPolicy(); err != nil {
+				s.log.Error("reading the appraisal policy failed; the last one stays", "err", err)
+			} else {
+				policy = now
 			}
 		}
 		if turn%int(certificateAge/refreshPeriod) == 0 {

@@ -18,26 +18,30 @@ func TestSampleConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := DefaultConfig()
-	want.DataDir = cfg.DataDir
+	want.DataDir, want.Policy = cfg.DataDir, cfg.Policy
 	if cfg != want {
 		t.Errorf("the sample is %+v, want the defaults %+v", cfg, want)
 	}
 }
 
 func TestConfigRefuses(t *testing.T) {
+	const good = "data_dir: d\npolicy: p\n"
 	for text, want := range map[string]string{
-		"listne: x":                                  "listne",
-		"":                                           "data_dir",
-		"data_dir: d\nlisten: 8080":                  "listen",
-		"data_dir: d\nenrolment: maybe":              "enrolment",
-		"data_dir: d\ntls: {cert_file: a}":           "tls",
-		"data_dir: d\nlimits: {keep_alive: 0s}":      "keep_alive",
-		"data_dir: d\nlimits: {keep_alive: -1s}":     "keep_alive",
-		"data_dir: d\nlimits: {keep_alive: x}":       "",
-		"data_dir: d\nlimits: {buffered_mib: 31}":    "buffered_mib",
-		"data_dir: d\nlog_level: loud":               "",
-		"data_dir: d\n" + strings.Repeat("#", 2<<20): "longer",
-		"data_dir: [":                                "",
+		"listne: x":                         "listne",
+		"":                                  "data_dir",
+		good + "listen: 8080":               "listen",
+		good + "enrolment: maybe":           "enrolment",
+		good + "tls: {cert_file: a}":        "tls",
+		good + "limits: {keep_alive: 0s}":   "keep_alive",
+		good + "limits: {keep_alive: -1s}":  "keep_alive",
+		good + "limits: {keep_alive: x}":    "",
+		good + "limits: {buffered_mib: 31}": "buffered_mib",
+		good + "log_level: loud":            "",
+		good + strings.Repeat("#", 2<<20):   "longer",
+		"data_dir: d":                       "policy",
+		good + "tee: yes please":            "tee",
+		good + "collateral: {kds: abc}":     "collateral.kds",
+		"data_dir: [":                       "",
 	} {
 		path := filepath.Join(t.TempDir(), "gateway.yaml")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -54,7 +58,7 @@ func TestConfigRefuses(t *testing.T) {
 
 func TestDataDirOverrides(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.yaml")
-	for text, want := range map[string]string{"": "given", "data_dir: written": "given"} {
+	for text, want := range map[string]string{"policy: p": "given", "policy: p\ndata_dir: written": "given"} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

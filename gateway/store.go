@@ -62,8 +62,10 @@ func (s store[T]) update(change func(*T) error) error {
 }
 
 // stamp tells one content of the file from another without reading it.
-func (s store[T]) stamp() (stamp fileStamp) {
-	info, err := os.Stat(s.path)
+func (s store[T]) stamp() fileStamp { return stampOf(s.path) }
+
+func stampOf(path string) (stamp fileStamp) {
+	info, err := os.Stat(path)
 	if err != nil {
 		return stamp
 	}

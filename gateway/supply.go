@@ -20,9 +20,15 @@ const (
 
 // supply remembers what the table forgets: when a model was first and last offered.
 type supply struct {
-	mu    sync.Mutex
-	seen  map[string]sighting
-	names map[router.ID][]string // models of each worker's last sheet
+	mu     sync.Mutex
+	seen   map[string]sighting
+	sheets map[router.ID]lastSheet // each worker's
+}
+
+// lastSheet is what a worker's last sheet said of it.
+type lastSheet struct {
+	name   string
+	models []string
 }
 
 type sighting struct{ first, last time.Time }
@@ -38,17 +44,28 @@ func (s *Server) report(w *tunnel.Worker, raw []byte) error {
 	}
 	s.metrics.reports.Inc()
 	id := router.ID(w.ID())
-	if s.supply.note(id, sheet) {
+	m := s.appraiser.member(w)
+	if m == nil || !m.holds(time.Now()) {
+		return fmt.Errorf("%w: no verdict that holds", errRefused)
+	}
+	changed := s.supply.note(id, sheet)
+	s.table.Update(id, m, sheet)
+	if m.barred.Load() != nil { // meanwhile
+		s.table.Remove(id, m)
+	}
+	if changed {
 		s.log.Info("worker offers", "worker", id.String(), "name", sheet.Name, "models", len(sheet.Offers), "draining", sheet.Draining)
 	}
-	s.table.Update(id, w, sheet)
 	return nil
 }
 
 // gone takes a worker's session out of the table.
 func (s *Server) gone(w *tunnel.Worker, _ error) {
 	id := router.ID(w.ID())
-	s.table.Remove(id, w)
+	if m := s.appraiser.member(w); m != nil {
+		s.table.Remove(id, m)
+		s.appraiser.forget(w)
+	}
 	s.supply.left(id)
 }
 
@@ -57,15 +74,15 @@ func (p *supply) note(id router.ID, sheet *offer.Sheet) (changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.seen == nil {
-		p.seen, p.names = map[string]sighting{}, map[router.ID][]string{}
+		p.seen, p.sheets = map[string]sighting{}, map[router.ID]lastSheet{}
 	}
 	now := time.Now()
-	last, known := p.names[id]
-	changed = !known || len(last) != len(sheet.Offers)
+	last, known := p.sheets[id]
+	changed = !known || last.name != sheet.Name || len(last.models) != len(sheet.Offers)
 	names := make([]string, len(sheet.Offers))
 	for i := range sheet.Offers {
 		names[i] = sheet.Offers[i].Model
-		changed = changed || names[i] != last[i]
+		changed = changed || names[i] != last.models[i]
 		at, ok := p.seen[names[i]]
 		if !ok {
 			if p.crowded(now) {
@@ -76,7 +93,7 @@ func (p *supply) note(id router.ID, sheet *offer.Sheet) (changed bool) {
 		at.last = now
 		p.seen[names[i]] = at
 	}
-	p.names[id] = names
+	p.sheets[id] = lastSheet{sheet.Name, names}
 	return changed
 }
 
@@ -98,13 +115,20 @@ func (p *supply) left(id router.ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	for _, name := range p.names[id] {
+	for _, name := range p.sheets[id].models {
 		if at, ok := p.seen[name]; ok {
 			at.last = now
 			p.seen[name] = at
 		}
 	}
-	delete(p.names, id)
+	delete(p.sheets, id)
+}
+
+// last is what a worker's last sheet said of it.
+func (p *supply) last(id router.ID) lastSheet {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sheets[id]
 }
 
 // since is when this gateway first saw the model; recent tells whether that was offered within the last hour.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"cocoon/attest"
+	"cocoon/attest/collateral"
 	"cocoon/internal/config"
 	"cocoon/internal/nanoton"
 	"cocoon/internal/tunnel"
@@ -34,12 +36,21 @@ type Config struct {
 	// Models are the models to offer; others are not. Default: every model of the engine that can chat, under its own
 	// name (for Ollama without ":latest").
 	Models []Model `yaml:"models"`
+	// Policy is the file of an appraisal policy that this worker holds its own machine against, GPUs included, before it
+	// asks gateways to trust it; configs/policy.yaml is one. Default: none, so that only gateways judge.
+	Policy string `yaml:"policy"`
+	// Collateral is where what vendors say about this machine's hardware is fetched, to be sent along with its evidence.
+	// What is fetched is kept in DataDir.
+	Collateral collateral.Services `yaml:"collateral"`
 	// OpsListen is where /metrics and /healthz are served: host:port. No key is asked for there, so keep it on loopback or
 	// a private network. Default: nowhere.
 	OpsListen string `yaml:"ops_listen"`
 	// LogLevel is debug, info, warn or error. debug logs a line for each request; no level logs a prompt, an answer or a
 	// key. Default info.
 	LogLevel slog.Level `yaml:"log_level"`
+
+	// Simulated are the roots of a simulated machine that the worker runs in. Not of the file.
+	Simulated attest.Roots `yaml:"-"`
 }
 
 // Gateway is one gateway that the worker dials.
@@ -157,6 +168,9 @@ func (c *Config) check() ([]*tunnel.ID, error) {
 		if _, _, err := net.SplitHostPort(c.OpsListen); err != nil {
 			return nil, fmt.Errorf("ops_listen: want host:port: %w", err)
 		}
+	}
+	if err := c.Collateral.Check(); err != nil {
+		return nil, fmt.Errorf("collateral.%w", err)
 	}
 	if err := c.Price.check(); err != nil {
 		return nil, fmt.Errorf("price: %w", err)

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"cocoon/attest"
 	"cocoon/internal/openai"
 	"cocoon/internal/tunnel"
 	"cocoon/worker/engine"
@@ -27,6 +28,7 @@ import (
 // Results of a check.
 const (
 	Pass = "PASS"
+	Info = "INFO" // neither good nor bad
 	Warn = "WARN" // works, but not as you may want
 	Fail = "FAIL"
 )
@@ -63,12 +65,22 @@ func (d *doctor) add(result, name, format string, args ...any) {
 	d.tell(Check{Name: name, Result: result, Detail: fmt.Sprintf(format, args...)})
 }
 
+// Hardware is the confidential machine that the doctor is to look at.
+type Hardware struct {
+	// Found is what was looked for, and found or not.
+	Found []Check
+	// Attester is the machine, nil if there is none: then Missing says why.
+	Attester attest.Attester
+	Missing  error
+}
+
 // Doctor checks everything that a worker needs and tells each finding as it comes. It makes the worker's key if there is
 // none yet, and disturbs no running worker. It is true if nothing failed.
-func Doctor(ctx context.Context, c Config, tell func(Check)) bool {
+func Doctor(ctx context.Context, c Config, h Hardware, tell func(Check)) bool {
 	d := &doctor{config: c, tell: tell}
 	d.checkConfig()
 	id := d.checkKey()
+	d.checkMachine(ctx, h, id)
 	d.checkEngine(ctx)
 	pins, err := c.check()
 	if err != nil {

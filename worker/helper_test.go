@@ -6,10 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"cocoon/attest"
+	"cocoon/attest/simtee"
 	"cocoon/worker/engine/enginetest"
 )
 
@@ -29,7 +32,7 @@ func configFor(t *testing.T, engineURL string) Config {
 func newWorker(t *testing.T, c Config) (*Worker, *prometheus.Registry) {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	w, err := New(c, slog.New(slog.DiscardHandler), reg)
+	w, err := New(c, machine(t), slog.New(slog.DiscardHandler), reg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,6 +43,26 @@ func newWorker(t *testing.T, c Config) (*Worker, *prometheus.Registry) {
 		}
 	})
 	return w, reg
+}
+
+// machine is a simulated one to run in.
+func machine(t *testing.T) attest.Attester {
+	t.Helper()
+	m, err := vendor(t).NewMachine(simtee.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// vendor makes all simulated hardware of these tests.
+func vendor(t *testing.T) *simtee.Vendor {
+	t.Helper()
+	v, err := simtee.New(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 // writeFile makes a file of its own for a secret.

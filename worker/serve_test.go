@@ -429,7 +429,7 @@ func TestNothingSecretInLogs(t *testing.T) {
 	fake.Key = "canary-key"
 	c := configFor(t, serveFake(t, fake))
 	c.Engine.KeyFile = writeFile(t, "canary-key\n")
-	w, err := New(c, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), prometheus.NewRegistry())
+	w, err := New(c, machine(t), slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

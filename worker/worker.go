@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"cocoon/attest"
 	"cocoon/internal/daemon"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
@@ -45,6 +46,7 @@ type Worker struct {
 	metrics  *metrics
 	gate     gate
 	board    *board
+	prover   *prover
 	catalog  atomic.Pointer[catalog]
 	foreign  atomic.Pointer[offer.Load] // load at the engine that is not ours
 	doubt    chan struct{}              // a request failed by the engine's fault
@@ -55,8 +57,9 @@ type Worker struct {
 	lastForeign offer.Load
 }
 
-// New makes a worker; nothing runs until Run. It reads the identity, or makes one, in Config.DataDir.
-func New(c Config, log *slog.Logger, reg *prometheus.Registry) (*Worker, error) {
+// New makes a worker; nothing runs until Run. It reads the identity, or makes one, in Config.DataDir. The attester is the
+// confidential machine that it runs in.
+func New(c Config, a attest.Attester, log *slog.Logger, reg *prometheus.Registry) (*Worker, error) {
 	pins, err := c.check()
 	if err != nil {
 		return nil, err
@@ -73,6 +76,10 @@ func New(c Config, log *slog.Logger, reg *prometheus.Registry) (*Worker, error) 
 	if w.identity, err = tunnel.LoadIdentity(identityPath(c.DataDir)); err != nil {
 		return nil, err
 	}
+	if w.prover, err = newProver(&w.config, w.identity.ID(), a, log); err != nil {
+		return nil, err
+	}
+	w.prover.models = w.attestedModels
 	w.catalog.Store(&catalog{})
 	w.foreign.Store(&offer.Load{})
 	w.board = newBoard(c.Name, w.load)
@@ -92,7 +99,7 @@ func (w *Worker) addDialers(pins []*tunnel.ID, reg prometheus.Registerer) error 
 	for i, g := range w.config.Gateways {
 		d := tunnel.NewDialer(tunnel.DialerConfig{
 			Identity: w.identity, Address: g.Address, Pin: pins[i], Handler: handler,
-			Report: w.board.report, Capacity: w.gate.capacity, Log: w.log,
+			Report: w.board.report, Capacity: w.gate.capacity, Attest: w.prover.answer, Log: w.log,
 		})
 		w.dialers = append(w.dialers, d)
 		connected := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -154,6 +161,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { w.board.run(late); return nil })
 	group.Go(func() error { w.watch(ctx); return nil })
+	group.Go(func() error { return w.prover.store.Run(ctx) })
 	for _, d := range w.dialers {
 		group.Go(func() error { return d.Run(late) })
 	}

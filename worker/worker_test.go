@@ -3,6 +3,7 @@ package worker
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"cocoon/attest"
+	"cocoon/attest/channel"
+	"cocoon/attest/simtee"
+	simsnp "cocoon/attest/simtee/snp"
 	"cocoon/internal/h1"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
@@ -34,6 +39,9 @@ type testGateway struct {
 	refused error
 	worker  *tunnel.Worker
 	sheets  []offer.Sheet
+
+	evidence  *attest.Evidence
+	challenge *channel.Challenge
 }
 
 func startGateway(t *testing.T) *testGateway {
@@ -53,6 +61,21 @@ func startGateway(t *testing.T) *testGateway {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			return g.refused
+		},
+		Attest: func(_ context.Context, c *tunnel.Challenge) (time.Time, error) {
+			challenge, err := channel.NewChallenge(channel.Exporter(c.Export))
+			if err != nil {
+				return time.Time{}, err
+			}
+			answer, err := c.Ask(challenge.Request())
+			if err != nil {
+				return time.Time{}, err
+			}
+			evidence, err := challenge.Open(answer)
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.evidence, g.challenge = evidence, challenge
+			return time.Now().Add(time.Hour), err
 		},
 		Report: func(w *tunnel.Worker, report []byte) error {
 			g.mu.Lock()
@@ -91,7 +114,7 @@ func TestRun(t *testing.T) {
 	c := configFor(t, serveFake(t, fake))
 	c.Gateways = []Gateway{{Address: gw.address, Pin: gw.id.String()}}
 	c.OpsListen = "127.0.0.1:0"
-	w, err := New(c, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	w, err := New(c, machine(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +172,7 @@ func TestTunnelCancel(t *testing.T) {
 	gw := startGateway(t)
 	c := configFor(t, serveFake(t, fake))
 	c.Gateways = []Gateway{{Address: gw.address, Pin: gw.id.String()}}
-	w, err := New(c, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	w, err := New(c, machine(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,13 +220,13 @@ func TestNewFails(t *testing.T) {
 	} {
 		c := good
 		spoil(&c)
-		if _, err := New(c, slog.New(slog.DiscardHandler), prometheus.NewRegistry()); err == nil {
+		if _, err := New(c, machine(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry()); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
 	c := good
 	c.OpsListen = "256.0.0.1:1"
-	w, err := New(c, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	w, err := New(c, machine(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,11 +262,30 @@ func (r *recorder) Header() http.Header         { return r.header }
 func (r *recorder) WriteHeader(int)             {}
 func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
 
-// doctorSays runs the doctor and returns its lines.
+// doctorSays runs the doctor in a sound machine, with a policy that admits it, and returns its lines.
 func doctorSays(t *testing.T, c Config) (bool, string) {
 	t.Helper()
+	return doctorIn(t, c, simtee.Config{})
+}
+
+// doctorIn runs it in any machine.
+func doctorIn(t *testing.T, c Config, m simtee.Config) (bool, string) {
+	t.Helper()
+	v := vendor(t)
+	machine, err := v.NewMachine(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Policy = writeFile(t, string(v.PolicyYAML(time.Now())))
+	c.Simulated = attest.Roots{SNP: v.SNPRoots(), TDX: []*x509.Certificate{v.TDXRoot()}, GPU: v.GPURoots()}
+	c.Collateral.Offline = true
+	return doctorWith(t, c, Hardware{Found: []Check{{Name: "configfs", Result: Info, Detail: "not looked for"}}, Attester: machine})
+}
+
+func doctorWith(t *testing.T, c Config, h Hardware) (bool, string) {
+	t.Helper()
 	var b strings.Builder
-	ok := Doctor(t.Context(), c, func(check Check) { fmt.Fprintf(&b, "%s %s: %s\n", check.Result, check.Name, check.Detail) })
+	ok := Doctor(t.Context(), c, h, func(check Check) { fmt.Fprintf(&b, "%s %s: %s\n", check.Result, check.Name, check.Detail) })
 	return ok, b.String()
 }
 
@@ -257,7 +299,7 @@ func TestDoctorWell(t *testing.T) {
 		c.Price, c.Engine.Slots = Price{In: 1, Out: 1}, 2
 		ok, says := doctorSays(t, c)
 		for _, want := range []string{
-			"PASS config", "PASS key file: ", "made now", "PASS engine: ", "PASS models: offered: ok (", "PASS probe of ok: ",
+			"PASS config", "PASS key file: ", "made now", "INFO configfs: ", "PASS policy simulated: simulated: ", "PASS engine: ", "PASS models: offered: ok (", "PASS probe of ok: ",
 			"PASS clock: ", "PASS gateway " + gw.address + ": connected and admitted",
 		} {
 			if !strings.Contains(says, want) {
@@ -270,6 +312,97 @@ func TestDoctorWell(t *testing.T) {
 		if peer, _ := gw.last(); peer != nil {
 			t.Error("the doctor opened a session, which would end a running worker's")
 		}
+	}
+}
+
+func TestDoctorMachine(t *testing.T) {
+	c := configFor(t, "http://127.0.0.1:1")
+	for check, m := range map[string]simtee.Config{
+		"FAIL policy simulated: cpu.vmpl: got 2, want at most 0": {Hooks: simtee.Hooks{Report: func(r *simsnp.ReportConfig) { r.VMPL = 2 }}},
+		"FAIL policy simulated: gpu.":                            {GPUs: -1},
+		"FAIL policy simulated: cpu.measurement: got":            {Role: attest.Gateway},
+	} {
+		if ok, says := doctorIn(t, c, m); ok || !strings.Contains(says, check) {
+			t.Errorf("no %q in\n%s", check, says)
+		}
+	}
+	for name, tc := range map[string]struct {
+		h    Hardware
+		says string
+	}{
+		"none":      {Hardware{Missing: errors.New("no /dev/sev-guest")}, "FAIL confidential machine: none: no /dev/sev-guest"},
+		"no policy": {Hardware{Attester: machine(t)}, "WARN policy: none"},
+		"mute":      {Hardware{Attester: mute{machine(t)}}, "FAIL confidential machine: sev-snp gives no evidence: "},
+	} {
+		if ok, says := doctorWith(t, c, tc.h); ok || !strings.Contains(says, tc.says) {
+			t.Errorf("%s: no %q in\n%s", name, tc.says, says)
+		}
+	}
+	c.Policy = writeFile(t, "nam: x\n")
+	if _, says := doctorWith(t, c, Hardware{Attester: machine(t)}); !strings.Contains(says, "nam") {
+		t.Errorf("a policy with a typo: %s", says)
+	}
+}
+
+// mute is a machine whose CPU does not answer.
+type mute struct{ attest.Attester }
+
+func (mute) Report(context.Context, [64]byte) ([]byte, []attest.Item, error) {
+	return nil, nil, errors.New("the firmware is busy")
+}
+
+// TestOwnPolicy: a worker that its own policy refuses asks nobody to trust it.
+func TestOwnPolicy(t *testing.T) {
+	gw := startGateway(t)
+	fake := enginetest.New()
+	c := configFor(t, serveFake(t, fake))
+	c.Gateways = []Gateway{{Address: gw.address, Pin: gw.id.String()}}
+	c.Policy = writeFile(t, "")
+	c.Collateral.Offline = true
+	w, err := New(c, machine(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	eventually(t, "the worker says which check", func() bool {
+		why := w.dialers[0].Status().LastError
+		return strings.Contains(why, "own policy") && strings.Contains(why, "policy.window")
+	})
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if peer, _ := gw.last(); peer != nil {
+		t.Error("it was offered all the same")
+	}
+}
+
+// TestKeyset: what the evidence is about says who the worker is and what it serves, and is renewed when that changes.
+func TestKeyset(t *testing.T) {
+	fake := enginetest.New()
+	fake.Models = []string{"ok"}
+	w, _ := newWorker(t, configFor(t, serveFake(t, fake)))
+	first := w.prover.current()
+	k, err := attest.ParseKeyset(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.ID != attest.Digest(w.ID()) || k.TLS != k.ID || k.Role != attest.Worker || len(k.Models) != 1 || k.Models[0].Name != "ok" {
+		t.Errorf("keyset %s", first)
+	}
+	if again := w.prover.current(); !bytes.Equal(first, again) {
+		t.Error("a keyset that holds was made anew")
+	}
+	w.withdraw()
+	next, err := attest.ParseKeyset(w.prover.current())
+	if err != nil || next.Epoch <= k.Epoch || len(next.Models) != 0 || !bytes.Equal(next.Receipt, k.Receipt) {
+		t.Errorf("after the models were withdrawn: %+v, %v", next, err)
+	}
+	other, _ := newWorker(t, w.config)
+	if k, err := attest.ParseKeyset(other.prover.current()); err != nil || bytes.Equal(k.Receipt, next.Receipt) {
+		t.Errorf("a restart kept the keys: %v", err)
 	}
 }
 

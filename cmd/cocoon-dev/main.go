@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,7 +19,13 @@ var version string
 
 const usage = `cocoon-dev: the whole network on this machine, for development. SIMULATED, NOT CONFIDENTIAL.
 
-  cocoon-dev [flags]
+  cocoon-dev [flags]                                   gateway, worker and engine
+  cocoon-dev worker --simulated DIR [--config FILE]    a worker by itself, in a simulated confidential machine
+  cocoon-dev policy --simulated DIR                    print the policy that admits such machines, and nothing else
+
+DIR holds the simulated vendor, and is made at the first use: workers and policy have to share it.
+
+Flags of the first:
 
   --data DIR        where everything is kept: key, log, state of gateway and worker, engine (default data/dev)
   --listen ADDR     where apps connect (default 127.0.0.1:8080)
@@ -46,6 +53,11 @@ func main() {
 }
 
 func run(args []string, engineURL string) int {
+	ctx, stop := daemon.Context()
+	defer stop()
+	if len(args) > 0 && (args[0] == "worker" || args[0] == "policy") {
+		return report(command(ctx, args[0], args[1:]))
+	}
 	opts, err := parse(args, engineURL, os.Stdout)
 	if errors.Is(err, errDone) {
 		return 0
@@ -54,9 +66,24 @@ func run(args []string, engineURL string) int {
 		fmt.Fprintln(os.Stderr, "cocoon-dev:", err, "(cocoon-dev --help)")
 		return 2
 	}
-	ctx, stop := daemon.Context()
-	defer stop()
-	if err := start(ctx, opts, screen{os.Stdout, os.Stderr}); err != nil {
+	return report(start(ctx, opts, screen{os.Stdout, os.Stderr}))
+}
+
+// command is one of those that run no network.
+func command(ctx context.Context, name string, args []string) error {
+	if name == "worker" {
+		return runWorker(ctx, args)
+	}
+	return runPolicy(args)
+}
+
+// report ends the program with a line about what went wrong.
+func report(err error) int {
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(usage)
+		return 0
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "cocoon-dev:", err)
 		return 1
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"cocoon/attest"
 	"cocoon/gateway"
 	"cocoon/internal/daemon"
 	"cocoon/internal/secret"
@@ -40,6 +41,7 @@ type network struct {
 	log     *slog.Logger
 	key     secret.Key
 	gateway *gateway.Server
+	tee     *hardware
 }
 
 // start runs the network until ctx ends, which is no error. Errors are one line for the user.
@@ -51,6 +53,9 @@ func start(ctx context.Context, opts options, s screen) error {
 	defer folder.close()
 	n := &network{opts: opts, screen: s, log: newLogger(ctx, folder.log, s.err)}
 	if n.key, err = folder.apiKey(); err != nil {
+		return err
+	}
+	if n.tee, err = openHardware(opts.data); err != nil {
 		return err
 	}
 	if err := n.listen(); err != nil {
@@ -75,7 +80,13 @@ func (n *network) listen() error {
 	cfg := gateway.DefaultConfig()
 	cfg.Listen, cfg.OpsListen, cfg.WorkerListen = n.opts.listen, n.opts.ops, "127.0.0.1:0"
 	cfg.DataDir = filepath.Join(n.opts.data, "gateway")
-	cfg.Enrolment = "auto"
+	cfg.Enrolment, cfg.Policy = "auto", n.tee.policy
+	cfg.Collateral.Offline = true // simulated vendors have no services: their machines bring everything
+	machine, err := n.tee.machine(attest.Gateway)
+	if err != nil {
+		return err
+	}
+	cfg.Attester = machine
 	server, err := gateway.New(cfg, n.log, prometheus.NewRegistry(), daemon.Version(version))
 	if err != nil {
 		return err
@@ -97,7 +108,11 @@ func (n *network) serve(ctx context.Context, folder *folder) error {
 		return err
 	}
 	defer eng.stop()
-	w, err := worker.New(n.workerConfig(eng), n.log, prometheus.NewRegistry())
+	machine, err := n.tee.machine(attest.Worker)
+	if err != nil {
+		return err
+	}
+	w, err := worker.New(n.workerConfig(eng), machine, n.log, prometheus.NewRegistry())
 	if err != nil {
 		return err
 	}
@@ -144,7 +159,7 @@ func (n *network) announce(ctx context.Context, folder *folder, eng *engineProce
 	if err != nil && ctx.Err() == nil {
 		n.log.Warn("listing models failed", "err", err)
 	}
-	n.screen.ready(env, welcome{engine: eng.name, models: models, env: filepath.Join(n.opts.data, envName)})
+	n.screen.ready(env, welcome{engine: eng.name, models: models, env: filepath.Join(n.opts.data, envName), policy: n.tee.policy})
 	return nil
 }
 

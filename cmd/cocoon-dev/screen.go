@@ -28,6 +28,7 @@ type welcome struct {
 	engine string
 	models []string
 	env    string // path of the env file
+	policy string // path of the appraisal policy
 }
 
 // ready prints the line that scripts wait for, and for people how to go on.
@@ -59,11 +60,12 @@ func (s screen) ready(e environment, w welcome) {
 
   Any OpenAI client works with that base URL and key: '. %[7]s' sets both, then try 'bin/cocoon chat --temperature 0'.
 
-  SIMULATED, NOT CONFIDENTIAL. No attestation exists here: the gateway, the worker and whoever runs this
-  machine can read every prompt and every answer. For development only.
+  SIMULATED, NOT CONFIDENTIAL. The CPUs and the GPU that attest here are simulations: whoever runs this machine
+  can read every prompt and every answer. For development only. Everything else is real, the appraisal too:
+  'bin/cocoon verify %[8]s --policy %[9]s' shows it, and never says verified.
 
   Ctrl-C stops everything.
-`, e.baseURL, e.key.Reveal(), shown(w.models), w.engine, e.opsURL, quote(body), w.env)))
+`, e.baseURL, e.key.Reveal(), shown(w.models), w.engine, e.opsURL, quote(body), w.env, strings.TrimSuffix(e.baseURL, "/v1"), w.policy)))
 }
 
 func shown(models []string) string {

@@ -8,9 +8,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"cocoon/gateway"
 	"cocoon/internal/daemon"
 )
 
@@ -108,23 +105,4 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 		err = fmt.Errorf("no command %q: %w", command, errUsage)
 	}
 	return err
-}
-
-func serve(o options, stderr io.Writer) error {
-	cfg, err := load(o)
-	if err != nil {
-		return err
-	}
-	ctx, stop := daemon.Context()
-	defer stop()
-	go daemon.PaceGC(ctx)
-	log := daemon.Logger(stderr, cfg.LogLevel)
-	server, err := gateway.New(cfg, log, prometheus.NewRegistry(), daemon.Version(version))
-	if err != nil {
-		return err
-	}
-	if err := server.Listen(); err != nil {
-		return err
-	}
-	return server.Run(ctx)
 }

@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"cocoon/attest"
 	"cocoon/gateway"
 	"cocoon/internal/tunnel"
 )
@@ -26,10 +27,15 @@ func dataDir(o options) (string, error) {
 }
 
 func checkConfig(o options, stdout io.Writer) error {
-	if _, err := load(o); err != nil {
+	cfg, err := load(o)
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(stdout, "%s is fine\n", o.config)
+	p, err := attest.LoadPolicy(cfg.Policy)
+	if err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	_, err = fmt.Fprintf(stdout, "%s is fine, and so is its policy %q\n", o.config, p.Name)
 	return err
 }
 

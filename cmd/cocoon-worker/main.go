@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"cocoon/attest/device"
 	"cocoon/internal/daemon"
 	"cocoon/worker"
 )
@@ -25,7 +27,8 @@ usage: cocoon-worker [command] [--config worker.yaml]
 
 commands:
   run           serve (the default)
-  doctor        check engine, models, key, clock and gateways, and say what to do; changes nothing, disturbs nobody
+  doctor        check machine, GPUs, engine, models, key, clock and gateways, and say what to do; changes nothing, disturbs
+                nobody. With --policy policy.yaml also which checks of that policy this machine would fail
   id            print this worker's ID, for the gateway's operator to approve
   check-config  check the configuration file
   version       print the version
@@ -53,6 +56,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
 	path := flags.String("config", "worker.yaml", "configuration `file`")
+	policy := flags.String("policy", "", "of the doctor: appraisal policy `file`")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
@@ -81,6 +85,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := daemon.Context()
 	defer stop()
 	config, err := worker.LoadConfig(*path)
+	config.Policy = cmp.Or(*policy, config.Policy)
 	if err == nil {
 		err = command(ctx, config, stdout, stderr)
 	} else if name == "doctor" {
@@ -101,23 +106,17 @@ func serve(ctx context.Context, c worker.Config, _, stderr io.Writer) error {
 	log := daemon.Logger(stderr, c.LogLevel)
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	w, err := worker.New(c, log, reg)
+	machine, err := device.Open(device.Config{Log: log})
+	if err != nil {
+		return fmt.Errorf("%w. A worker without a confidential machine can't be admitted anywhere; 'cocoon-dev worker' simulates one, for development", err)
+	}
+	w, err := worker.New(c, machine, log, reg)
 	if err != nil {
 		return err
 	}
 	log.Info("starting", "version", daemon.Version(version))
 	return w.Run(ctx)
 }
-
-func doctor(ctx context.Context, c worker.Config, stdout, _ io.Writer) error {
-	if !worker.Doctor(ctx, c, func(check worker.Check) { show(stdout, check) }) {
-		return errUnwell
-	}
-	return nil
-}
-
-// show writes one line of the doctor's.
-func show(w io.Writer, c worker.Check) { fmt.Fprintf(w, "%s  %s: %s\n", c.Result, c.Name, c.Detail) }
 
 func printID(_ context.Context, c worker.Config, stdout, _ io.Writer) error {
 	id, err := worker.ID(c)

@@ -78,10 +78,11 @@ func TestID(t *testing.T) {
 	}
 }
 
-// TestRunFails checks that a worker which can't start says why.
+// TestRunFails checks that a worker outside of a confidential machine does not start, and says what was looked for.
 func TestRunFails(t *testing.T) {
 	path := configFile(t, "ops_listen: 256.0.0.1:1\n")
-	if status, _, err := invoke("--config", path); status != exitFailed || !strings.Contains(err, "ops listener") {
+	if status, _, err := invoke("--config", path); status != exitFailed || !strings.Contains(err, "no confidential CPU: ") ||
+		!strings.Contains(err, "/dev/sev-guest") || !strings.Contains(err, "cocoon-dev worker") {
 		t.Errorf("status %d: %s", status, err)
 	}
 }

@@ -15,11 +15,13 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"cocoon/attest/simtee"
 )
 
 const (
 	gatewayBinary = "cocoon-gateway"
-	workerBinary  = "cocoon-worker"
+	devBinary     = "cocoon-dev" // whose worker runs in a simulated machine, as cocoon-worker does in a real one
 	// workersCount workers share the held streams: the tunnel bounds the connections of one.
 	workersCount   = 2
 	commandTimeout = 10 * time.Second
@@ -33,9 +35,15 @@ ops_listen: %s
 worker_listen: %s
 data_dir: %s
 enrolment: auto
+policy: %s
+collateral: {offline: true}
+tee: none
 limits:
   concurrent_per_key: 100000
 `
+
+// teeDir is the folder of the simulated vendor that workers and policy share.
+const teeDir = "tee"
 
 // binaryMissing says what is wrong with one of our binaries.
 func (l *lab) binaryMissing(name string) error {
@@ -63,7 +71,16 @@ func (l *lab) startGateway(ctx context.Context, p *peer, dir string) error {
 		return err
 	}
 	data, conf := filepath.Join(dir, "data"), filepath.Join(dir, "gateway.yaml")
-	text := fmt.Appendf(nil, gatewayConf, p.address, ops, workers, data)
+	tee := filepath.Join(dir, teeDir)
+	vendor, err := simtee.Open(tee, time.Now())
+	if err != nil {
+		return err
+	}
+	policy := filepath.Join(dir, "policy.yaml")
+	if err := os.WriteFile(policy, vendor.PolicyYAML(time.Now()), 0o600); err != nil {
+		return err
+	}
+	text := fmt.Appendf(nil, gatewayConf, p.address, ops, workers, data, policy)
 	if err := errors.Join(os.Mkdir(data, 0o700), os.WriteFile(conf, text, 0o600)); err != nil {
 		return err
 	}
@@ -98,6 +115,7 @@ func (l *lab) startGateway(ctx context.Context, p *peer, dir string) error {
 // workerConf is worker.yaml of our worker before the plain mock.
 const workerConf = `name: bench
 data_dir: %s
+collateral: {offline: true}
 gateways: [{address: "%s", pin: "%s"}]
 engine: {url: "http://%s", kind: openai, slots: %d}
 `
@@ -108,7 +126,7 @@ func (l *lab) startWorker(dir, gateway, pin string) (*process, error) {
 	if err := errors.Join(os.Mkdir(data, 0o700), os.WriteFile(conf, text, 0o600)); err != nil {
 		return nil, err
 	}
-	return start(dir, "worker", filepath.Join(l.bin, workerBinary), "run", "--config", conf)
+	return start(dir, "worker", filepath.Join(l.bin, devBinary), "worker", "--simulated", filepath.Join(dir, teeDir), "--config", conf)
 }
 
 // What the gateway's commands print.

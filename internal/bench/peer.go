@@ -95,7 +95,7 @@ func (l *lab) missing(name string) error {
 	case peerCocoon:
 		return l.binaryMissing(gatewayBinary)
 	case peerChain:
-		return errors.Join(l.binaryMissing(gatewayBinary), l.binaryMissing(workerBinary))
+		return errors.Join(l.binaryMissing(gatewayBinary), l.binaryMissing(devBinary))
 	}
 	return nil
 }

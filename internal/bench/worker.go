@@ -9,9 +9,13 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"cocoon/attest"
+	"cocoon/attest/channel"
+	"cocoon/attest/simtee"
 	"cocoon/internal/bench/mock"
 	"cocoon/internal/daemon"
 	"cocoon/internal/tunnel"
@@ -38,6 +42,10 @@ func workerMain(ctx context.Context, args []string, stderr io.Writer) error {
 		return fmt.Errorf("-pin: %w", err)
 	}
 	log := daemon.Logger(stderr, 0)
+	vendor, err := simtee.Open(filepath.Join(*dir, teeDir), time.Now())
+	if err != nil {
+		return err
+	}
 	handler := new(mock.Handler)
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range *workers {
@@ -49,14 +57,39 @@ func workerMain(ctx context.Context, args []string, stderr io.Writer) error {
 		if err != nil {
 			return err
 		}
+		prover, err := responder(vendor, identity.ID())
+		if err != nil {
+			return err
+		}
 		d := tunnel.NewDialer(tunnel.DialerConfig{
 			Identity: identity, Address: *gateway, Pin: &id, Handler: handler, Log: log,
+			Attest: func(ctx context.Context, export tunnel.Exporter, challenge []byte) ([]byte, error) {
+				return prover.Answer(ctx, export, challenge)
+			},
 			Report:   func(ctx context.Context, after uint64) (uint64, []byte) { return report(ctx, after, sheet) },
 			Capacity: func() int { return workerCapacity },
 		})
 		group.Go(func() error { return d.Run(ctx) })
 	}
 	return group.Wait()
+}
+
+// responder attests a worker that runs in a simulated machine.
+func responder(vendor *simtee.Vendor, id tunnel.ID) (*channel.Responder, error) {
+	machine, err := vendor.NewMachine(simtee.Config{})
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	keyset, err := json.Marshal(attest.Keyset{
+		V: attest.Version, Role: attest.Worker, ID: attest.Digest(id), TLS: attest.Digest(id), Epoch: 1,
+		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
+		HPKE: &attest.HPKEKey{KEM: 1, Public: []byte("none: nothing is sealed here")}, Receipt: make([]byte, 32),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &channel.Responder{Attester: machine, Keyset: func() []byte { return keyset }}, nil
 }
 
 // report is the sheet, once: it never changes.

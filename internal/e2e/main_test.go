@@ -14,6 +14,7 @@ import (
 const (
 	binEnv    = "COCOON_E2E_BIN"     // folder of the binaries
 	noNodeEnv = "COCOON_E2E_NO_NODE" // why OpenAI's client for Node is not there, if it isn't
+	teeEnv    = "COCOON_E2E_TEE"     // folder of the simulated vendor, and of a policy that admits its machines
 )
 
 // atOnce is how many tests run at the same time: most of their time they wait for a time limit to pass.
@@ -35,6 +36,10 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	if err := simulate(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	os.Setenv(binEnv, dir)
 	os.Setenv(noNodeEnv, installNode())
 	flag.Parse()
@@ -51,13 +56,27 @@ func build(dir string, race bool) error {
 	if race {
 		args = append(args, "-race")
 	}
-	args = append(args, "cocoon/cmd/cocoon-dev", "cocoon/cmd/cocoon-gateway", "cocoon/cmd/cocoon-worker")
+	args = append(args, "cocoon/cmd/cocoon", "cocoon/cmd/cocoon-dev", "cocoon/cmd/cocoon-gateway", "cocoon/cmd/cocoon-worker")
 	cmd := exec.Command("go", args...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the binaries: %w\n%s", err, out)
 	}
 	return nil
 }
+
+// simulate makes the vendor of all simulated machines.
+func simulate(bin string) error {
+	dir := filepath.Join(bin, "tee")
+	policy, err := exec.Command(filepath.Join(bin, "cocoon-dev"), "policy", "--simulated", dir).Output()
+	if err != nil {
+		return fmt.Errorf("simulating hardware: %w", err)
+	}
+	os.Setenv(teeEnv, dir)
+	return os.WriteFile(filepath.Join(dir, policyName), policy, 0o600)
+}
+
+// policyName is the file of the policy that admits the simulated machines.
+const policyName = "policy.yaml"
 
 // raceWorks says whether this machine can build with -race: cgo on, and a C compiler to be found.
 func raceWorks() bool {

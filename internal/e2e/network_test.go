@@ -61,6 +61,9 @@ ops_listen: %s
 worker_listen: %s
 data_dir: %s
 enrolment: %s
+policy: %s
+collateral: {offline: true}
+tee: none
 log_level: debug
 limits:
   body_timeout: 5s
@@ -87,7 +90,7 @@ func startGatewayFrom(t *testing.T, bin, enrolment string, keepAlive time.Durati
 		config: filepath.Join(dir, "gateway.yaml"), addr: freePort(t), ops: "http://" + freePort(t), workers: freePort(t),
 	}
 	text := fmt.Sprintf(gatewayYAML, g.addr, strings.TrimPrefix(g.ops, "http://"), g.workers,
-		filepath.Join(dir, "data"), enrolment, keepAlive)
+		filepath.Join(dir, "data"), enrolment, simulatedPolicy(), keepAlive)
 	writeFile(t, g.config, text)
 	g.base = "http://" + g.addr
 	g.restart(t)
@@ -131,7 +134,10 @@ func command(t *testing.T, binary string, args ...string) (stdout, stderr string
 	return out.String(), problem.String(), cmd.ProcessState.ExitCode()
 }
 
-// worker is a cocoon-worker of our own.
+// simulatedPolicy admits the simulated machines that workers run in.
+func simulatedPolicy() string { return filepath.Join(os.Getenv(teeEnv), policyName) }
+
+// worker is a worker of our own in a simulated machine: what cocoon-worker is in a real one.
 type worker struct {
 	*proc
 	bin, config, data string
@@ -142,6 +148,7 @@ const workerYAML = `
 name: %s
 data_dir: %s
 log_level: debug
+collateral: {offline: true}
 gateways:
   - address: %s
     pin: %s
@@ -163,7 +170,9 @@ func (g *gateway) startWorker(t *testing.T, name, engine string) *worker {
 
 func (w *worker) restart(t *testing.T, name string) {
 	t.Helper()
-	w.proc = start(t, "cocoon-worker", spawn{name: "worker " + name, bin: w.bin, args: []string{"--config", w.config}})
+	w.proc = start(t, "cocoon-dev", spawn{
+		name: "worker " + name, bin: w.bin, args: []string{"worker", "--simulated", os.Getenv(teeEnv), "--config", w.config},
+	})
 }
 
 // serves waits until the gateway's list has the model.

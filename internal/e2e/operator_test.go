@@ -87,19 +87,26 @@ func files(t *testing.T, dir string) []string {
 func TestCheckConfig(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
+	good := "data_dir: " + dir + "\npolicy: " + simulatedPolicy() + "\n"
+	typo := filepath.Join(dir, "typo-policy")
+	writeFile(t, typo, "name: x\nsesion: 5m\n")
 	for name, test := range map[string]struct {
 		text string
 		code int
 		says []string
 	}{
-		"good":     {"data_dir: " + dir + "\n", 0, nil},
-		"full":     {"data_dir: " + dir + "\nenrolment: auto\nlog_level: warn\nlimits:\n  idle_timeout: 5s\n", 0, nil},
-		"typo":     {"data_dir: " + dir + "\nlissten: 127.0.0.1:1\n", 1, []string{"lissten"}},
-		"no data":  {"listen: 127.0.0.1:1\n", 1, []string{"data_dir"}},
-		"bad addr": {"data_dir: " + dir + "\nlisten: nowhere\n", 1, []string{"listen"}},
-		"bad word": {"data_dir: " + dir + "\nenrolment: maybe\n", 1, []string{"enrolment", "maybe"}},
-		"negative": {"data_dir: " + dir + "\nlimits:\n  idle_timeout: -5s\n", 1, []string{"idle_timeout"}},
-		"no yaml":  {"\tdata_dir", 1, []string{".yaml"}},
+		"good":        {good, 0, nil},
+		"full":        {good + "enrolment: auto\nlog_level: warn\ntee: none\nlimits:\n  idle_timeout: 5s\n", 0, nil},
+		"typo":        {good + "lissten: 127.0.0.1:1\n", 1, []string{"lissten"}},
+		"no data":     {"listen: 127.0.0.1:1\n", 1, []string{"data_dir"}},
+		"bad addr":    {good + "listen: nowhere\n", 1, []string{"listen"}},
+		"bad word":    {good + "enrolment: maybe\n", 1, []string{"enrolment", "maybe"}},
+		"negative":    {good + "limits:\n  idle_timeout: -5s\n", 1, []string{"idle_timeout"}},
+		"no yaml":     {"\tdata_dir", 1, []string{".yaml"}},
+		"no policy":   {"data_dir: " + dir + "\n", 1, []string{"policy", "configs/policy.yaml"}},
+		"lost policy": {"data_dir: " + dir + "\npolicy: " + dir + "/none\n", 1, []string{dir + "/none"}},
+		"bad policy":  {"data_dir: " + dir + "\npolicy: " + typo + "\n", 1, []string{"sesion"}},
+		"bad tee":     {good + "tee: maybe\n", 1, []string{"tee", "maybe"}},
 	} {
 		path := filepath.Join(dir, strings.ReplaceAll(name, " ", "-")+".yaml")
 		writeFile(t, path, test.text)

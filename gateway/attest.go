@@ -1,0 +1,203 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cocoon/attest"
+	"cocoon/attest/channel"
+	"cocoon/attest/collateral"
+	"cocoon/attest/nvgpu"
+	"cocoon/internal/tunnel"
+	"cocoon/router"
+)
+
+// Limits of appraisal.
+const (
+	// renewBefore is how long before its end a verdict is renewed: time for some tries that fail.
+	renewBefore = 2 * time.Minute
+	// renewRetry is between tries to renew a verdict that still holds.
+	renewRetry = 20 * time.Second
+	// signaturesKept bounds the cache of NVIDIA's intermediate signatures, 40 bytes each: those of thousands of releases.
+	signaturesKept = 64 << 10
+)
+
+// errRefused is what a worker hears that the policy does not admit.
+var errRefused = errors.New("attestation refused")
+
+// member is an attested worker's session.
+type member struct {
+	*tunnel.Worker
+	result atomic.Pointer[attest.Result] // of the last appraisal, which admitted it
+	barred atomic.Pointer[error]         // why a new policy refuses it; its session ends at its next turn
+	relay  channel.Batcher               // its evidence for clients
+}
+
+// holds tells whether the worker may be given work.
+func (m *member) holds(now time.Time) bool {
+	return m.barred.Load() == nil && now.Before(m.result.Load().Expires)
+}
+
+// appraiser judges workers' evidence.
+type appraiser struct {
+	policy atomic.Pointer[attest.Policy] // replaced whole
+	store  *collateral.Store
+	cache  *nvgpu.SignatureCache
+	slots  chan struct{} // appraisals at once: most of the machine stays with the requests
+
+	mu      sync.Mutex
+	members map[*tunnel.Worker]*member
+}
+
+func newAppraiser(store *collateral.Store) *appraiser {
+	return &appraiser{
+		store: store, cache: nvgpu.NewSignatureCache(signaturesKept), members: map[*tunnel.Worker]*member{},
+		slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+	}
+}
+
+func (a *appraiser) member(w *tunnel.Worker) *member {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.members[w]
+}
+
+func (a *appraiser) all() []*member {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Values(a.members))
+}
+
+// admit makes a member of a worker that was appraised for the first time.
+func (a *appraiser) admit(w *tunnel.Worker, r *attest.Result) {
+	m := &member{Worker: w}
+	m.result.Store(r)
+	m.relay = channel.Batcher{Make: unbound(w.Evidence), Gap: relayGap, Max: relayMax}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.members[w] = m
+}
+
+func (a *appraiser) forget(w *tunnel.Worker) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.members, w)
+}
+
+// attest has a worker prove what it is, before its first report and again before the verdict ends. The error ends the
+// session, and goes to the worker.
+func (s *Server) attest(ctx context.Context, c *tunnel.Challenge) (again time.Time, err error) {
+	m := s.appraiser.member(c.Worker)
+	if m != nil && m.barred.Load() != nil {
+		return time.Time{}, *m.barred.Load() // also if the policy has changed back: it may come again
+	}
+	result, err := s.challenge(ctx, c)
+	now := time.Now()
+	switch {
+	case err == nil && m == nil:
+		s.log.Info("worker admitted", "worker", c.Worker.ID().String(), "verdict", string(result.Verdict),
+			"policy", result.Policy, "until", result.Expires)
+		s.appraiser.admit(c.Worker, result)
+	case err == nil:
+		m.result.Store(result)
+	case m != nil && !errors.Is(err, errRefused) && m.holds(now.Add(renewRetry)):
+		s.log.Warn("renewing a worker's attestation failed; its last verdict still holds", "worker", c.Worker.ID().String(),
+			"until", m.result.Load().Expires, "err", err)
+		return now.Add(renewRetry), nil
+	default:
+		s.log.Warn("worker refused", "worker", c.Worker.ID().String(), "err", err)
+		s.bar(m, err)
+		return now, err
+	}
+	return renewal(now, result.Expires), nil
+}
+
+// renewal is when a verdict is renewed: a while before its end, or halfway there if that is soon.
+func renewal(now, expires time.Time) time.Time {
+	left := expires.Sub(now)
+	return now.Add(max(left-renewBefore, left/2))
+}
+
+// challenge asks for evidence over the control connection and appraises it.
+func (s *Server) challenge(ctx context.Context, c *tunnel.Challenge) (*attest.Result, error) {
+	ch, err := channel.NewChallenge(c.Export)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := c.Ask(ch.Request())
+	if err != nil {
+		return nil, fmt.Errorf("asking the worker for its evidence: %w", err)
+	}
+	evidence, err := ch.Open(answer)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errRefused, err)
+	}
+	id := attest.Digest(c.Worker.ID())
+	return s.appraise(ctx, evidence, attest.Setting{
+		Role: attest.Worker, Nonce: ch.Nonce, Binder: ch.Binder, TLS: id, ID: id,
+	})
+}
+
+// appraise judges evidence under the policy now; an error that is errRefused names the first check that decided.
+func (s *Server) appraise(ctx context.Context, e *attest.Evidence, set attest.Setting) (*attest.Result, error) {
+	select {
+	case s.appraiser.slots <- struct{}{}:
+		defer func() { <-s.appraiser.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	start := time.Now()
+	known, missing := s.appraiser.store.Complete(ctx, e, start)
+	set.Now, set.Cache = time.Now(), s.appraiser.cache
+	result := s.appraiser.policy.Load().Appraise(e, known, set)
+	s.metrics.appraised(result, time.Since(start))
+	if why := result.Refusal(missing); why != "" {
+		return nil, fmt.Errorf("%w: %s", errRefused, why)
+	}
+	return result, nil
+}
+
+// bar gives a worker no more work.
+func (s *Server) bar(m *member, why error) {
+	if m == nil {
+		return
+	}
+	m.barred.Store(&why)
+	s.table.Remove(router.ID(m.ID()), m)
+}
+
+// loadPolicy reads the policy's file and has it count at once: a worker that it refuses by what is known of it gets no
+// more work from here on, and every worker is asked for fresh evidence.
+func (s *Server) loadPolicy() error {
+	p, err := attest.LoadPolicy(s.cfg.Policy)
+	if err != nil {
+		return err
+	}
+	s.appraiser.store.Simulate(p.Roots())
+	if old := s.appraiser.policy.Swap(p); old != nil && old.Digest() == p.Digest() {
+		return nil
+	}
+	now := time.Now()
+	if now.Before(p.NotBefore) || !now.Before(p.NotAfter) {
+		s.log.Warn("the appraisal policy does not hold now: no worker is admitted", "policy", p.Name, "from", p.NotBefore, "to", p.NotAfter)
+	}
+	s.log.Info("appraisal policy loaded", "policy", p.Name, "digest", p.Digest().String(), "until", p.NotAfter)
+	for _, m := range s.appraiser.all() {
+		r := p.Rejudge(m.result.Load(), now)
+		if why := r.Refusal(nil); why != "" {
+			err := fmt.Errorf("%w: %s", errRefused, why)
+			s.log.Warn("the new policy refuses a worker", "worker", m.ID().String(), "err", err)
+			s.metrics.appraised(r, 0)
+			s.bar(m, err)
+		}
+		m.Reattest()
+	}
+	return nil
+}

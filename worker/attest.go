@@ -1,0 +1,183 @@
+package worker
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/hpke"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sync"
+	"time"
+
+	"cocoon/attest"
+	"cocoon/attest/channel"
+	"cocoon/attest/collateral"
+	"cocoon/internal/tunnel"
+)
+
+// Times of a keyset.
+const (
+	keysetLife  = 24 * time.Hour
+	keysetRenew = keysetLife / 2   // younger than that it is used again
+	checkLife   = 10 * time.Minute // of a pass under the own policy
+	keysetSkew  = time.Minute      // it is good from before it was made, for verifiers whose clocks are behind
+)
+
+// keys are made at start and never leave this process's memory: the evidence proves that only measured software of this
+// machine has them.
+type keys struct {
+	receipt ed25519.PrivateKey // signs receipts
+	sealing hpke.PrivateKey    // opens requests that are sealed to this worker
+}
+
+func newKeys() (keys, error) {
+	_, receipt, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return keys{}, fmt.Errorf("making the receipt key: %w", err)
+	}
+	sealing, err := hpke.MLKEM768X25519().GenerateKey()
+	if err != nil {
+		return keys{}, fmt.Errorf("making the sealing key: %w", err)
+	}
+	return keys{receipt, sealing}, nil
+}
+
+// prover answers gateways' challenges.
+type prover struct {
+	id        tunnel.ID
+	keys      keys
+	policy    *attest.Policy // the worker's own; nil: it has none
+	store     *collateral.Store
+	responder *channel.Responder
+	models    func() []attest.Model
+
+	mu     sync.Mutex
+	keyset attest.Keyset
+	text   []byte
+
+	checking sync.Mutex
+	checked  time.Time // the own policy's last pass is good until then
+}
+
+func newProver(c *Config, id tunnel.ID, a attest.Attester, log *slog.Logger) (*prover, error) {
+	k, err := newKeys()
+	if err != nil {
+		return nil, err
+	}
+	p := &prover{id: id, keys: k, models: func() []attest.Model { return nil }}
+	if c.Policy != "" {
+		if p.policy, err = attest.LoadPolicy(c.Policy); err != nil {
+			return nil, fmt.Errorf("policy: %w", err)
+		}
+	}
+	if p.store, err = collateral.New(c.Collateral.Config(c.DataDir, log)); err != nil {
+		return nil, err
+	}
+	p.store.Simulate(c.Simulated)
+	p.responder = &channel.Responder{Attester: a, Keyset: p.current, Endorse: func(ctx context.Context, e *attest.Evidence) []attest.Item {
+		items, err := p.store.Items(ctx, e, time.Now())
+		if err != nil {
+			log.Warn("collateral for this machine's evidence is missing; gateways may have it", "err", err)
+		}
+		return items
+	}}
+	return p, nil
+}
+
+// attestedModels is what the keyset says that the worker serves.
+func (w *Worker) attestedModels() []attest.Model {
+	var list []attest.Model
+	for _, o := range w.catalog.Load().offers {
+		list = append(list, attest.Model{Name: o.Model, WeightsDigest: o.WeightsDigest, Engine: o.Engine})
+	}
+	return list
+}
+
+// current is the keyset now: a new one if the models changed or the last is half through its life.
+func (p *prover) current() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	models, now := p.models(), time.Now().UTC().Truncate(time.Second)
+	if p.text != nil && now.Before(p.keyset.NotAfter.Add(-keysetRenew)) && reflect.DeepEqual(models, p.keyset.Models) {
+		return p.text
+	}
+	public := p.keys.sealing.PublicKey()
+	p.keyset = attest.Keyset{
+		V: attest.Version, Role: attest.Worker, ID: attest.Digest(p.id), TLS: attest.Digest(p.id),
+		Epoch:     max(p.keyset.Epoch+1, uint64(now.Unix())), // up over restarts too
+		NotBefore: now.Add(-keysetSkew), NotAfter: now.Add(keysetLife - keysetSkew), Models: models,
+		HPKE:    &attest.HPKEKey{KEM: public.KEM().ID(), Public: public.Bytes()},
+		Receipt: p.keys.receipt.Public().(ed25519.PublicKey),
+	}
+	if p.policy != nil {
+		p.keyset.Policy = p.policy.Digest()
+	}
+	text, err := json.Marshal(&p.keyset)
+	if err != nil {
+		panic("worker: internal error: " + err.Error()) // strings, numbers and times
+	}
+	p.text = text
+	return text
+}
+
+// errOwnPolicy means that this machine does not pass its own policy: it asks nobody to trust it.
+var errOwnPolicy = errors.New("this worker's own policy refuses its machine")
+
+// answer implements tunnel.DialerConfig.Attest.
+func (p *prover) answer(ctx context.Context, export tunnel.Exporter, challenge []byte) ([]byte, error) {
+	if err := p.check(ctx); err != nil {
+		return nil, err
+	}
+	return p.responder.Answer(ctx, export, challenge)
+}
+
+// check holds this machine's evidence against the worker's own policy, if it has one: a GPU proves to the software that
+// uses it that it is what it should be, and gateways have measured that software. A pass is good for checkLife.
+func (p *prover) check(ctx context.Context) error {
+	if p.policy == nil {
+		return nil
+	}
+	p.checking.Lock()
+	defer p.checking.Unlock()
+	now := time.Now()
+	if now.Before(p.checked) {
+		return nil
+	}
+	r, err := p.appraise(ctx, p.policy)
+	if r == nil {
+		return fmt.Errorf("%w: %w", errOwnPolicy, err)
+	}
+	if why := r.Refusal(err); why != "" {
+		return fmt.Errorf("%w: %s", errOwnPolicy, why)
+	}
+	p.checked = now.Add(min(checkLife, r.Expires.Sub(now)))
+	return nil
+}
+
+// evidence is fresh, bound to no connection.
+func (p *prover) evidence(ctx context.Context) (*attest.Evidence, error) {
+	text, err := p.responder.Answer(ctx, nil, channel.Request{V: attest.Version, Nonce: attest.NewNonce()}.Marshal())
+	if err != nil {
+		return nil, err
+	}
+	return attest.ParseEvidence(text)
+}
+
+// appraise judges fresh evidence of this machine. There may be a result with an error: then collateral was missing.
+func (p *prover) appraise(ctx context.Context, policy *attest.Policy) (*attest.Result, error) {
+	e, err := p.evidence(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	known, missing := p.store.Complete(ctx, e, now)
+	r := policy.Appraise(e, known, attest.Setting{Role: attest.Worker, Nonce: e.Nonce, ID: attest.Digest(p.id), Now: now})
+	if missing != nil && !r.Verdict.Admits() {
+		return r, missing
+	}
+	return r, nil
+}
