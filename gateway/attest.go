@@ -56,9 +56,9 @@ type appraiser struct {
 	members map[*tunnel.Worker]*member
 }
 
-func newAppraiser(store *collateral.Store) *appraiser {
+func newAppraiser(store *collateral.Store, signatures *nvgpu.SignatureCache) *appraiser {
 	return &appraiser{
-		store: store, cache: nvgpu.NewSignatureCache(signaturesKept), members: map[*tunnel.Worker]*member{},
+		store: store, cache: signatures, members: map[*tunnel.Worker]*member{},
 		slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 }

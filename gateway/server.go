@@ -17,7 +17,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"cocoon/attest/collateral"
+	"cocoon/attest/nvgpu"
 	"cocoon/internal/daemon"
+	"cocoon/internal/front"
 	"cocoon/internal/tunnel"
 	"cocoon/router"
 )
@@ -95,11 +97,13 @@ func (s *Server) Listen() (err error) {
 	if err := s.gate.reload(); err != nil {
 		return err
 	}
-	store, err := collateral.New(s.cfg.Collateral.Config(s.cfg.DataDir, s.log))
+	from := s.cfg.Collateral.Config(s.cfg.DataDir, s.log)
+	from.Signatures = nvgpu.NewSignatureCache(signaturesKept)
+	store, err := collateral.New(from)
 	if err != nil {
 		return err
 	}
-	s.appraiser = newAppraiser(store)
+	s.appraiser = newAppraiser(store, from.Signatures)
 	if err := s.loadPolicy(); err != nil {
 		return err
 	}
@@ -157,7 +161,12 @@ func (s *Server) Run(ctx context.Context) error {
 	tunnels, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
 		defer stop()
-		return daemon.Serve(ctx, s.httpServer(s.routes()), apps)
+		routes := s.routes()
+		server := s.httpServer(routes)
+		if s.cfg.TLS == nil && s.cfg.FrontEnd == FrontOwn {
+			return front.Serve(ctx, front.Config{Hot: chatPath, Handler: routes, Server: server}, apps)
+		}
+		return daemon.Serve(ctx, server, apps)
 	})
 	group.Go(func() error { return daemon.Serve(ctx, s.httpServer(s.opsRoutes()), s.ops) })
 	group.Go(func() error { return s.tunnel.Serve(tunnels, s.workers) })

@@ -17,6 +17,7 @@
 package collateral
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -64,6 +65,9 @@ type Config struct {
 	// Simulated are roots to take besides the vendors' own. What hangs on them is asked only of services that aren't the
 	// vendors'. Default: none.
 	Simulated attest.Roots
+	// Signatures remembers NVIDIA's signatures that were verified; who appraises what the store gathers had better use
+	// the same. Default nil: one of the store's own.
+	Signatures *nvgpu.SignatureCache
 	// Client asks the services; redirects it won't follow. Default nil: one with timeouts, which goes by no environment
 	// variable, so by no proxy.
 	Client *http.Client
@@ -95,7 +99,7 @@ type Store struct {
 // New makes a store, and reads the cache. Whatever it finds wrong there is removed and logged, and no error.
 func New(c Config) (*Store, error) {
 	s := &Store{
-		log: c.Log, dir: c.Dir, verified: nvgpu.NewSignatureCache(signaturesMax),
+		log: c.Log, dir: c.Dir, verified: cmp.Or(c.Signatures, nvgpu.NewSignatureCache(signaturesMax)),
 		entries: map[string]*entry{}, troubles: map[string]*trouble{},
 	}
 	if s.log == nil {
