@@ -108,7 +108,7 @@ func (l *lab) startGateway(ctx context.Context, p *peer, dir string) error {
 		return err
 	}
 	p.own = append(p.own, p.engine)
-	p.ops = ops
+	p.ops, p.workers, p.pin = ops, workers, pin
 	return p.proxy.until(ctx, "being ready", func(ctx context.Context) error { return ready(ctx, ops) })
 }
 

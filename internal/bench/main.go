@@ -38,9 +38,11 @@ const (
 	roleWorker = "worker"
 	roleProxy  = "proxy"
 	roleLoad   = "load"
+	roleJoin   = "join"
 )
 
 const usageText = `usage: bench [run] [flags]      measure; "bench run -h" lists the flags
+       bench join [flags]        what it costs that a thousand workers join; "bench join -h" lists the flags
        bench mock -listen ADDR   the mock engine
        bench worker -h           the mock engine as a worker of the gateway
        bench proxy -h            a bare httputil.ReverseProxy
@@ -58,6 +60,8 @@ func bench(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	switch role {
 	case roleRun:
 		err = runMain(ctx, args, stdout, stderr)
+	case roleJoin:
+		err = joinMain(ctx, args, stdout, stderr)
 	case roleMock:
 		err = mockMain(ctx, args, stderr)
 	case roleWorker:

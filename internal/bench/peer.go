@@ -35,6 +35,8 @@ type peer struct {
 	proxy   *process   // what is measured; nil for direct
 	engine  *process   // what answers
 	ops     string     // address of the gateway's profiles, if it is one
+	workers string     // address that workers dial, likewise
+	pin     string     // its identity
 	own     []*process // to be stopped with it, last first
 }
 

@@ -37,6 +37,7 @@ const (
 	longBody     = 32 << 10
 	fixedRate    = 1000 // requests a second
 	streamsOpen  = 200
+	warmChunks   = 75 // 1.5 s: long enough that all streams of the warm-up are open at once, as in the phase
 	chunkGapMS   = 20 // 200 streams: one chunk every 100 us, each a write of its own
 	holdGapMS    = 4000
 	holdChunks   = 60 // 4 minutes: longer than any hold
@@ -80,7 +81,7 @@ func holdModel() string { return fmt.Sprintf("mock-n%d-d%d", holdChunks, holdGap
 
 const (
 	smallModel = "mock"
-	warmModel  = "mock-n10-d5"
+	warmModel  = "mock-n75-d20"
 )
 
 // models is every model that the phases ask for.
@@ -125,7 +126,7 @@ func (p *plan) warmUp() []load.Config {
 			Body: chat(smallModel, false, smallBody), Want: mock.Answer(smallBody),
 		},
 		{
-			Mode: load.Streams, Conns: streamsOpen, Length: time.Second, Ramp: p.Ramp / 10, Chunks: 10,
+			Mode: load.Streams, Conns: streamsOpen, Length: 2 * time.Second, Ramp: p.Ramp / 10, Chunks: warmChunks,
 			Body: chat(warmModel, true, smallBody),
 		},
 	}

@@ -33,6 +33,8 @@ func workerMain(ctx context.Context, args []string, stderr io.Writer) error {
 	pin := f.String("pin", "", "the gateway's identity")
 	dir := f.String("dir", ".", "folder for the workers' identities")
 	workers := f.Int("workers", 1, "how many workers to be")
+	first := f.Int("first", 0, "number of the first")
+	over := f.Duration("over", 0, "within how long they dial in, one after the other")
 	models := f.String("models", "mock", "models to offer, with commas between them")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -48,7 +50,8 @@ func workerMain(ctx context.Context, args []string, stderr io.Writer) error {
 	}
 	handler := new(mock.Handler)
 	group, ctx := errgroup.WithContext(ctx)
-	for i := range *workers {
+	for n := range *workers {
+		i := *first + n
 		identity, err := tunnel.LoadIdentity(filepath.Join(*dir, fmt.Sprintf("worker-%d.pem", i)))
 		if err != nil {
 			return err
@@ -69,7 +72,14 @@ func workerMain(ctx context.Context, args []string, stderr io.Writer) error {
 			Report:   func(ctx context.Context, after uint64) (uint64, []byte) { return report(ctx, after, sheet) },
 			Capacity: func() int { return workerCapacity },
 		})
-		group.Go(func() error { return d.Run(ctx) })
+		group.Go(func() error {
+			select {
+			case <-time.After(*over * time.Duration(n) / time.Duration(*workers)):
+				return d.Run(ctx)
+			case <-ctx.Done():
+				return nil
+			}
+		})
 	}
 	return group.Wait()
 }
