@@ -370,6 +370,9 @@ func relayedEvidence(t *testing.T, r *channel.Relayed, nonce attest.Digest, role
 	return policy.Appraise(e, known, attest.Setting{Role: role, Nonce: root, Now: time.Now()})
 }
 
+// bodyOf is text, where that name is taken.
+func bodyOf(t *testing.T, resp *http.Response) string { return text(t, resp) }
+
 func (n *network) get(path string) (int, string) {
 	n.t.Helper()
 	resp, err := n.client.Get(n.base + path)
@@ -415,6 +418,14 @@ func TestAnyoneCanRepeatTheAppraisal(t *testing.T) {
 	}
 	if r := relayedEvidence(t, &own.Relayed, nonce, attest.Gateway); r.Verdict != attest.Simulated {
 		t.Errorf("the gateway's evidence: %s %+v", r.Verdict, r.Failures())
+	}
+	ops := "http://" + n.server.OpsAddr().String() + "/metrics"
+	if resp, err := n.client.Get(ops); err != nil {
+		t.Error(err)
+	} else if all := bodyOf(t, resp); !strings.Contains(all, `cocoon_gateway_workers_attested{verdict="simulated"} 2`) ||
+		!strings.Contains(all, "cocoon_gateway_policy_ends_timestamp_seconds 1.") ||
+		!strings.Contains(all, `cocoon_gateway_appraisals_total{verdict="simulated"}`) {
+		t.Errorf("metrics: %s", all)
 	}
 	if r := relayedEvidence(t, &own.Relayed, nonce, attest.Worker); r.Verdict != attest.Rejected {
 		t.Error("a gateway passes for a worker")
