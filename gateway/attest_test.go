@@ -450,3 +450,27 @@ func TestNoTEE(t *testing.T) {
 		t.Errorf("mode %q", mode)
 	}
 }
+
+// TestMode: what an answer says of who can read it is never better than the worse of the two machines.
+func TestMode(t *testing.T) {
+	s := &Server{}
+	for _, tc := range []struct {
+		own, worker attest.Verdict
+		want        string
+	}{
+		{attest.Verified, attest.Verified, modeGateway},
+		{attest.Verified, attest.Simulated, modeSimulated},
+		{attest.Simulated, attest.Verified, modeSimulated},
+		{attest.Simulated, attest.Simulated, modeSimulated},
+		{attest.Rejected, attest.Verified, modeUnprotected},
+		{attest.Unsupported, attest.Verified, modeUnprotected},
+		{attest.Rejected, attest.Simulated, modeSimulated},
+	} {
+		s.self.verdict.Store(&tc.own)
+		m := &member{}
+		m.result.Store(&attest.Result{Verdict: tc.worker})
+		if got := s.mode(m); got != tc.want {
+			t.Errorf("gateway %s, worker %s: %s, want %s", tc.own, tc.worker, got, tc.want)
+		}
+	}
+}
