@@ -86,10 +86,18 @@ func mustCollect(t *testing.T, lib nvml.Interface, nonce []byte, ready bool) *he
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := helper.Parse(text, nonce != nil); err != nil {
+	if _, err := helper.Parse(text, len(nonce) > 0); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
 	return a
+}
+
+// TestStateOnly asks as ParseRequest does: with a nonce that is empty, and not nil.
+func TestStateOnly(t *testing.T) {
+	a := mustCollect(t, library([]*mock.Device{card("0")}), []byte{}, false)
+	if g := a.GPUs[0]; g.Name.Is == "" || len(g.Report.Data) > 0 || g.Report.Error != "" {
+		t.Errorf("GPU %+v, want its name and no report", g)
+	}
 }
 
 func TestCollect(t *testing.T) {
