@@ -66,7 +66,7 @@ collateral: {offline: true}
 tee: none
 log_level: debug
 limits:
-  body_timeout: 5s
+  body_timeout: 8s
   first_byte_timeout: 6s
   idle_timeout: 5s
   keep_alive: %s
