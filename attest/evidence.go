@@ -8,10 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"unicode/utf8"
 
 	"cocoon/attest/tdx"
+	"cocoon/internal/strictjson"
 )
 
 // Version is that of Evidence, Keyset and everything that they bind.
@@ -61,7 +61,7 @@ func ParseEvidence(text []byte) (*Evidence, error) {
 		return nil, fmt.Errorf("evidence has %d bytes, at most %d", len(text), EvidenceMax)
 	}
 	e := new(Evidence)
-	if err := decodeStrict(text, e); err != nil {
+	if err := strictjson.Decode(text, e); err != nil {
 		return nil, fmt.Errorf("evidence: %w", err)
 	}
 	if err := e.check(); err != nil {
@@ -92,27 +92,14 @@ func (e *Evidence) check() error {
 	return nil
 }
 
-// decodeStrict decodes one JSON value: no unknown member, nothing after it.
-func decodeStrict(text []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the JSON value")
-	}
-	return nil
-}
-
-// decodeUnambiguous is decodeStrict for text that others read too, and that is trusted as bytes: it has to mean the same
+// decodeUnambiguous is strictjson.Decode for text that others read too, and that is trusted as bytes: it has to mean the same
 // to every decoder. So it is UTF-8, and no object has a member twice or one in capitals, which Go takes for its
 // lower-case namesake and others don't.
 func decodeUnambiguous(text []byte, v any) error {
 	if !utf8.Valid(text) {
 		return errors.New("not UTF-8")
 	}
-	if err := decodeStrict(text, v); err != nil {
+	if err := strictjson.Decode(text, v); err != nil {
 		return err
 	}
 	dec := json.NewDecoder(bytes.NewReader(text))

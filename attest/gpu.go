@@ -13,6 +13,7 @@ import (
 
 	"cocoon/attest/nvgpu"
 	"cocoon/attest/snp"
+	"cocoon/internal/strictjson"
 )
 
 // Prefixes of chips' names.
@@ -31,7 +32,7 @@ func (a *appraisal) verifyGPUs(e *Evidence, c nvgpu.Collateral, s *Setting, boun
 		Name: nameGPUs, Outcome: Fail, Want: "genuine devices that answered this nonce, in the state that NVIDIA signed for",
 	}
 	var devices []Device
-	err := decodeStrict(e.Devices, &devices)
+	err := strictjson.Decode(e.Devices, &devices)
 	switch {
 	case err != nil || devices == nil:
 		fact.Got = fmt.Sprintf("no list of devices: %v", err)

@@ -10,6 +10,7 @@ import (
 	"cocoon/attest/nvgpu"
 	"cocoon/attest/snp"
 	"cocoon/attest/tdx"
+	"cocoon/internal/strictjson"
 )
 
 // Limits of sorted collateral: what is needed is 1 key, 1 chain, 1 set, 3 RIMs and 30 OCSP responses; a store adds some
@@ -77,7 +78,7 @@ func addBytes(to *[][]byte, data []byte, most int, parse func() error) error {
 
 func (c *Collateral) addChain(text []byte) error {
 	var item SNPChainItem
-	if err := decodeStrict(text, &item); err != nil {
+	if err := strictjson.Decode(text, &item); err != nil {
 		return err
 	}
 	switch {

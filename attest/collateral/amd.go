@@ -14,6 +14,7 @@ import (
 
 	"cocoon/attest"
 	"cocoon/attest/snp"
+	"cocoon/internal/strictjson"
 )
 
 // hwidTurin is how many bytes Turin's chips have of a name; others have all of the report's (AMD 57230, hwID).
@@ -96,7 +97,7 @@ func (s *Store) anchorSNPKey(ek []byte, chains []snp.Chain, at time.Time) (*fact
 
 func (s *Store) inspectSNPChain(w *want, data []byte, at time.Time) (*facts, error) {
 	var item attest.SNPChainItem
-	if err := decodeStrict(data, &item); err != nil {
+	if err := strictjson.Decode(data, &item); err != nil {
 		return nil, fmt.Errorf("reading a chain: %w", err)
 	}
 	if item.Line != w.Line || sha256.Sum256(item.ARK) != w.Root || len(item.CRLs) != 1 {

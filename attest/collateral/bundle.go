@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cocoon/attest"
+	"cocoon/internal/strictjson"
 )
 
 // bundleVersion is that of bundles.
@@ -69,7 +70,7 @@ func ReadBundle(r io.Reader) ([]attest.Item, error) {
 		return nil, fmt.Errorf("reading a bundle: more than %d bytes", bundleMax)
 	}
 	var b bundle
-	if err := decodeStrict(text, &b); err != nil {
+	if err := strictjson.Decode(text, &b); err != nil {
 		return nil, fmt.Errorf("reading a bundle: %w", err)
 	}
 	if b.V != bundleVersion || len(b.Items) > bundleItemsMax {

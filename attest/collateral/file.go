@@ -1,19 +1,19 @@
 package collateral
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"cocoon/internal/strictjson"
 )
 
 // fileVersion is that of cache files. Those of other versions are removed: all of it can be fetched again.
@@ -32,19 +32,6 @@ type file struct {
 	Want    want      `json:"want"`
 	Fetched time.Time `json:"fetched"`
 	Data    []byte    `json:"data"`
-}
-
-// decodeStrict decodes one JSON value: no unknown member, nothing after it.
-func decodeStrict(text []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the JSON value")
-	}
-	return nil
 }
 
 // fileName is a hash of what the item is about.
@@ -127,7 +114,7 @@ func (s *Store) readFile(name string) (*file, error) {
 // parseFile reads a cache file. What it says is not verified.
 func parseFile(text []byte) (*file, error) {
 	f := new(file)
-	if err := decodeStrict(text, f); err != nil {
+	if err := strictjson.Decode(text, f); err != nil {
 		return nil, err
 	}
 	if f.V != fileVersion || f.Fetched.IsZero() || len(f.Data) == 0 || len(f.Data) > dataMax {

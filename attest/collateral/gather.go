@@ -17,6 +17,7 @@ import (
 	"cocoon/attest/nvgpu"
 	"cocoon/attest/snp"
 	"cocoon/attest/tdx"
+	"cocoon/internal/strictjson"
 )
 
 // Limits on what one evidence makes us do.
@@ -301,7 +302,7 @@ func readStapled(items []attest.Item) *stapled {
 			s.tdx = append(s.tdx, item.Data)
 		case attest.SNPChain:
 			var c attest.SNPChainItem
-			if decodeStrict(item.Data, &c) == nil {
+			if strictjson.Decode(item.Data, &c) == nil {
 				s.snp = append(s.snp, c)
 			}
 		case attest.GPURIM:

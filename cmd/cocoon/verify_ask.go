@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -16,6 +15,7 @@ import (
 
 	"cocoon/attest"
 	"cocoon/attest/channel"
+	"cocoon/internal/strictjson"
 )
 
 // Limits on what a gateway may do to us.
@@ -88,7 +88,7 @@ func (g *gateway) get(ctx context.Context, path string, query url.Values, v any)
 	case resp.StatusCode != http.StatusOK:
 		return nil, refusal(resp, body)
 	}
-	if err := decodeStrict(body, v); err != nil {
+	if err := strictjson.Decode(body, v); err != nil {
 		return nil, fmt.Errorf("garbage from the gateway: %w; is %s a Cocoon gateway?", err, g.base.Redacted())
 	}
 	return resp.TLS, nil
@@ -123,19 +123,6 @@ func refusal(resp *http.Response, body []byte) error {
 		return e
 	}
 	return errors.New(e.Error())
-}
-
-// decodeStrict decodes one JSON value: no unknown member, nothing after it.
-func decodeStrict(text []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the JSON value")
-	}
-	return nil
 }
 
 // itself asks the gateway for its own evidence.

@@ -14,6 +14,7 @@ import (
 
 	"cocoon/attest"
 	"cocoon/attest/channel"
+	"cocoon/internal/strictjson"
 )
 
 // made is a machine with a made-up result: nothing that is simulated is ever verified.
@@ -177,7 +178,7 @@ func FuzzListing(f *testing.F) {
 	j := offlineJudge(f)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var l channel.Listing
-		if decodeStrict(text, &l) != nil || checkListing(&l, attest.Digest{}) != nil {
+		if strictjson.Decode(text, &l) != nil || checkListing(&l, attest.Digest{}) != nil {
 			return
 		}
 		var machines []*machine

@@ -11,6 +11,7 @@ import (
 	"cocoon/attest"
 	"cocoon/attest/channel"
 	"cocoon/internal/config"
+	"cocoon/internal/strictjson"
 )
 
 // savedMax bounds a file of saved evidence: evidence, and room for the proof and the rest.
@@ -64,7 +65,7 @@ func loadSaved(path string) (*machine, error) {
 
 func parseSaved(text []byte) (*machine, error) {
 	var s saved
-	if err := decodeStrict(text, &s); err != nil {
+	if err := strictjson.Decode(text, &s); err != nil {
 		return nil, err
 	}
 	switch {

@@ -12,6 +12,7 @@ import (
 
 	"cocoon/attest"
 	"cocoon/attest/channel"
+	"cocoon/internal/strictjson"
 )
 
 const hostile = "\x1b[2K\r\nVERIFIED: \u202egateway\u009b0m\x7f"
@@ -487,7 +488,7 @@ func TestVerifyBundle(t *testing.T) {
 		nonce := attest.NewNonce()
 		relayed := w.relayed(t, nonce, k)
 		var e attest.Evidence
-		if err := decodeStrict(relayed.Evidence, &e); err != nil {
+		if err := strictjson.Decode(relayed.Evidence, &e); err != nil {
 			t.Fatal(err)
 		}
 		m := &machine{role: role, nonce: nonce, proof: relayed.Proof, evidence: relayed.Evidence}

@@ -7,14 +7,13 @@
 package helper
 
 import (
-	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"unicode"
 	"unicode/utf8"
+
+	"cocoon/internal/strictjson"
 )
 
 // Version is that of Request and Answer.
@@ -218,13 +217,5 @@ func decode(text []byte, limit int, v any) error {
 	if len(text) > limit {
 		return fmt.Errorf("more than %d bytes", limit)
 	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the JSON value")
-	}
-	return nil
+	return strictjson.Decode(text, v)
 }
