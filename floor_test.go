@@ -29,7 +29,8 @@ const module = "cocoon"
 var plan = map[string][]string{
 	// The programs.
 	"cmd/cocoon": {
-		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/terminal",
+		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/strictjson",
+		"internal/terminal",
 	},
 	"cmd/cocoon-gateway": {"attest", "attest/device", "gateway", "internal/daemon", "internal/tunnel"},
 	"cmd/cocoon-worker":  {"attest/device", "internal/daemon", "worker"},
@@ -54,15 +55,15 @@ var plan = map[string][]string{
 	"worker/engine": {"internal/openai", "internal/sse", "router/offer"},
 
 	// Attestation: strict verifiers of vendors' evidence, the policy over them, and how both sides get what they need.
-	"attest":               {"attest/nvgpu", "attest/opinion", "attest/snp", "attest/tdx", "internal/config"},
+	"attest":               {"attest/nvgpu", "attest/opinion", "attest/snp", "attest/tdx", "internal/config", "internal/strictjson"},
 	"attest/snp":           nil,
 	"attest/tdx":           nil,
 	"attest/nvgpu":         nil,
 	"attest/opinion":       {"attest/snp", "attest/tdx"},
-	"attest/collateral":    {"attest", "attest/nvgpu", "attest/snp", "attest/tdx"},
+	"attest/collateral":    {"attest", "attest/nvgpu", "attest/snp", "attest/tdx", "internal/strictjson"},
 	"attest/channel":       {"attest"},
 	"attest/device":        {"attest", "attest/device/helper", "attest/snp", "attest/tdx"},
-	"attest/device/helper": nil,
+	"attest/device/helper": {"internal/strictjson"},
 
 	// Simulated hardware. No program that verifies links it: see TestNoSimulator.
 	"attest/simtee": {
@@ -74,16 +75,17 @@ var plan = map[string][]string{
 	"attest/simtee/nvgpu": {"attest/nvgpu", "attest/simtee/keys"},
 
 	// The leaves.
-	"internal/config":   nil,
-	"internal/daemon":   nil,
-	"internal/front":    {"internal/daemon"},
-	"internal/h1":       nil,
-	"internal/nanoton":  nil,
-	"internal/openai":   nil,
-	"internal/secret":   nil,
-	"internal/sse":      nil,
-	"internal/terminal": nil,
-	"internal/tunnel":   {"internal/h1"},
+	"internal/config":     nil,
+	"internal/daemon":     nil,
+	"internal/front":      {"internal/daemon"},
+	"internal/h1":         nil,
+	"internal/nanoton":    nil,
+	"internal/openai":     nil,
+	"internal/secret":     nil,
+	"internal/sse":        nil,
+	"internal/strictjson": nil,
+	"internal/terminal":   nil,
+	"internal/tunnel":     {"internal/h1"},
 
 	// For development, tests and measurements: none of the roles imports them.
 	"internal/bench": {
