@@ -23,6 +23,10 @@ const usage = `cocoon: talk to a Cocoon gateway.
   cocoon models     list the models that are served now
   cocoon verify URL|FILE
                     judge the attestation evidence of a gateway, of workers behind it, or in a file
+  cocoon receipts verify FILE... [--evidence FILE]
+                    check workers' receipts without asking anybody: signature, sums, order, proof of the log; and, by
+                    evidence that verify --save kept, the machine that signed them. --policy, --collateral, --cache and
+                    --json as below; --log-key KEY demands a proof of that log
   cocoon version
   cocoon help
 
@@ -99,6 +103,8 @@ func dispatch(args []string, std streams) error {
 		return modelsCommand(args, std)
 	case "verify":
 		return verifyCommand(args, std)
+	case "receipts":
+		return receiptsCommand(args, std)
 	case "version", "--version":
 		_, err := fmt.Fprintln(std.out, "cocoon", daemon.Version(version))
 		return err

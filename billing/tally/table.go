@@ -1,0 +1,192 @@
+package tally
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"cocoon/internal/receipt"
+	"cocoon/internal/recordfile"
+)
+
+// A table's sizes.
+const (
+	slotSize = 16      // the first 8 bytes of an ID, and 1 + its index; zeros: free
+	slotsMin = 1 << 12 // a file of 64 KiB to begin with
+)
+
+// table is a hash table on disk: from the IDs of receipts to their indexes. IDs are hashes themselves, so that their
+// first bits say where to look; who collides goes to the next free slot. At most half of the slots are taken, since
+// the file doubles in time. A slot may be of a receipt that a crash took back: who looks compares with the receipt.
+type table struct {
+	path string
+	wrap func(*os.File) recordfile.Disk
+
+	mu    sync.RWMutex
+	disk  recordfile.Disk
+	slots int64 // a power of two
+}
+
+// openTable opens the table of so many receipts; for none, a new one.
+func openTable(path string, wrap func(*os.File) recordfile.Disk, receipts int64) (*table, error) {
+	t := &table{path: path, wrap: wrap}
+	if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if receipts == 0 {
+		disk, err := t.create(path, slotsMin)
+		if err != nil {
+			return nil, err
+		}
+		t.disk, t.slots = disk, slotsMin
+		return t, nil
+	}
+	f, err := openSized(path, receipts*2*slotSize)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		t.slots = info.Size() / slotSize
+		if t.slots*slotSize != info.Size() || t.slots < slotsMin || bits.OnesCount64(uint64(t.slots)) != 1 {
+			err = fmt.Errorf("%s has a strange size", path)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	t.disk = wrap(f)
+	return t, nil
+}
+
+// create makes an empty table's file.
+func (t *table) create(path string, slots int64) (recordfile.Disk, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	disk := t.wrap(f)
+	if err := disk.Truncate(slots * slotSize); err != nil {
+		return nil, errors.Join(err, disk.Close())
+	}
+	return disk, nil
+}
+
+func prefix(id receipt.Digest) uint64 { return binary.BigEndian.Uint64(id[:]) }
+
+// walk goes from where an ID belongs until found says so, or to a free slot, and gives that slot.
+func walk(disk io.ReaderAt, slots int64, id uint64, found func(n int64) (bool, error)) (slot int64, ok bool, err error) {
+	var b [slotSize]byte
+	slot = int64(id >> (64 - bits.TrailingZeros64(uint64(slots))))
+	for range slots {
+		if _, err := disk.ReadAt(b[:], slot*slotSize); err != nil {
+			return 0, false, fmt.Errorf("reading the table of IDs: %w", err)
+		}
+		n := int64(binary.LittleEndian.Uint64(b[8:]))
+		if n == 0 {
+			return slot, false, nil
+		}
+		if binary.LittleEndian.Uint64(b[:]) == id {
+			if ok, err := found(n - 1); ok || err != nil {
+				return slot, ok, err
+			}
+		}
+		slot = (slot + 1) % slots
+	}
+	return 0, false, errors.New("the table of IDs has no free slot")
+}
+
+// find is the index of an ID for which is says yes; ErrAbsent if there is none.
+func (t *table) find(id receipt.Digest, is func(n int64) (bool, error)) (int64, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	at := int64(-1)
+	_, ok, err := walk(t.disk, t.slots, prefix(id), func(n int64) (bool, error) {
+		at = n
+		return is(n)
+	})
+	if err == nil && !ok {
+		err = ErrAbsent
+	}
+	return at, err
+}
+
+// insert notes the ID of the receipt n, the last one. One that is there, since before a crash, stays.
+func (t *table) insert(id receipt.Digest, n int64) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if 2*(n+1) > t.slots {
+		if err := t.grow(); err != nil {
+			return fmt.Errorf("growing the table of IDs: %w", err)
+		}
+	}
+	return put(t.disk, t.slots, prefix(id), n)
+}
+
+func put(disk recordfile.Disk, slots int64, id uint64, n int64) error {
+	slot, ok, err := walk(disk, slots, id, func(m int64) (bool, error) { return m == n, nil })
+	if err != nil || ok {
+		return err
+	}
+	b := binary.LittleEndian.AppendUint64(nil, id)
+	b = binary.LittleEndian.AppendUint64(b, uint64(n+1))
+	if _, err := disk.WriteAt(b, slot*slotSize); err != nil {
+		return fmt.Errorf("writing the table of IDs: %w", err)
+	}
+	return nil
+}
+
+// grow doubles the table. That takes a second for each million receipts, and Append waits; it gets rarer by half each
+// time.
+func (t *table) grow() (err error) {
+	disk, err := t.create(t.path+".new", 2*t.slots)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, disk.Close())
+		}
+	}()
+	r := bufio.NewReaderSize(io.NewSectionReader(t.disk, 0, t.slots*slotSize), 1<<16)
+	var b [slotSize]byte
+	for range t.slots {
+		if _, err := io.ReadFull(r, b[:]); err != nil {
+			return err
+		}
+		if n := int64(binary.LittleEndian.Uint64(b[8:])); n != 0 {
+			if err := put(disk, 2*t.slots, binary.LittleEndian.Uint64(b[:]), n-1); err != nil {
+				return err
+			}
+		}
+	}
+	if err := disk.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(t.path+".new", t.path); err != nil {
+		return err
+	}
+	old := t.disk
+	t.disk, t.slots = disk, 2*t.slots
+	_ = old.Close() // nothing in it counts any more
+	return recordfile.SyncDir(filepath.Dir(t.path))
+}
+
+func (t *table) sync() error {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.disk.Sync()
+}
+
+func (t *table) close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.disk.Close()
+}

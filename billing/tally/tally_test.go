@@ -1,0 +1,694 @@
+package tally
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
+	"pgregory.net/rapid"
+
+	"cocoon/internal/receipt"
+	"cocoon/internal/recordfile"
+	"cocoon/internal/treeproof"
+	"cocoon/router/offer"
+)
+
+const origin = "gateway.example.com/receipts"
+
+func key(b byte) ed25519.PrivateKey { return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{b}, 32)) }
+
+// made are receipts that were signed already: that takes long under the race detector.
+var made sync.Map
+
+// signed is a receipt of request n.
+func signed(n int) *receipt.Signed {
+	if s, ok := made.Load(n); ok {
+		return s.(*receipt.Signed)
+	}
+	s, err := receipt.Sign(receipt.Receipt{
+		Request: fmt.Sprintf("req_%032x", n), Worker: receipt.Digest{1}, Keyset: receipt.Digest{2}, Model: "tiny", Mode: receipt.Gateway,
+		Kind: receipt.Final, Status: receipt.OK, Tokens: offer.Usage{In: 10, Out: int64(n)}, Req: receipt.Digest{3},
+		Start: 1, End: 2,
+	}, key(9))
+	if err != nil {
+		panic(err)
+	}
+	made.Store(n, s)
+	return s
+}
+
+func config(t testing.TB) Config { return Config{Dir: t.TempDir(), Origin: origin, Key: key(1)} }
+
+func open(t testing.TB, c Config) *Log {
+	t.Helper()
+	l, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// fill appends receipts of requests from and up.
+func fill(t testing.TB, l *Log, from, n int) {
+	t.Helper()
+	var list []*receipt.Signed
+	for i := range n {
+		list = append(list, signed(from+i))
+	}
+	indexes, err := l.Append(list...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, at := range indexes {
+		if at != int64(from+i) {
+			t.Fatalf("request %d is at %d", from+i, at)
+		}
+	}
+}
+
+// check looks at all of a log that fill filled.
+func check(t testing.TB, l *Log, n int) {
+	t.Helper()
+	if l.Size() != int64(n) {
+		t.Fatalf("%d receipts, want %d", l.Size(), n)
+	}
+	for i := range n {
+		want := signed(i)
+		got, err := l.Get(int64(i))
+		if err != nil || got.ID() != want.ID() {
+			t.Fatalf("receipt %d: %v", i, err)
+		}
+		if at, err := l.Find(want.ID()); err != nil || at != int64(i) {
+			t.Fatalf("receipt %d is found at %d, %v", i, at, err)
+		}
+	}
+	if at, err := l.Find(signed(n).ID()); !errors.Is(err, ErrAbsent) {
+		t.Errorf("a receipt that is not there is found at %d, %v", at, err)
+	}
+	if got, err := l.Audit(t.Context()); err != nil || got != int64(n) {
+		t.Errorf("audit: %d, %v", got, err)
+	}
+}
+
+func TestLog(t *testing.T) {
+	c := config(t)
+	l := open(t, c)
+	check(t, l, 0)
+	fill(t, l, 0, 3)
+	fill(t, l, 3, 1)
+	again, err := l.Append(signed(1), signed(4), signed(4), signed(0))
+	if want := "[1 4 4 0]"; err != nil || fmt.Sprint(again) != want {
+		t.Errorf("duplicates: %v, %v, want %s", again, err, want)
+	}
+	if _, err := Open(c); !errors.Is(err, recordfile.ErrLocked) {
+		t.Errorf("open twice: %v", err)
+	}
+	for range 2 {
+		check(t, l, 5)
+		if err := errors.Join(l.Close(), l.Close()); err != nil {
+			t.Fatal(err)
+		}
+		l = open(t, c)
+	}
+	for _, at := range []int64{-1, 5, 1 << 40} {
+		if _, err := l.Get(at); !errors.Is(err, ErrAbsent) {
+			t.Errorf("index %d: %v", at, err)
+		}
+	}
+	if _, err := l.Prove(signed(77).ID()); !errors.Is(err, ErrAbsent) {
+		t.Error(err)
+	}
+	_ = l.Close()
+	if _, err := l.Append(signed(9)); !errors.Is(err, recordfile.ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// Each proof proves its receipt and no other, and each tree continues each that was before.
+func TestProofs(t *testing.T) {
+	l := open(t, config(t))
+	v, err := treeproof.NewVerifier(origin, key(1).Public().(ed25519.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const most = 21
+	var heads []tlog.Tree
+	for n := range most {
+		fill(t, l, n, 1)
+		text, err := l.Head()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := treeproof.ParseHead(text, v)
+		if err != nil || h.Tree.N != int64(n+1) {
+			t.Fatalf("%+v, %v", h, err)
+		}
+		heads = append(heads, h.Tree)
+		for i := range n + 1 {
+			p, err := l.Prove(signed(i).ID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.Check(signed(i).Wire(), v); err != nil || p.Index != int64(i) {
+				t.Fatalf("%d of %d: %v", i, n+1, err)
+			}
+			if _, err := p.Check(signed((i+1)%(n+2)).Wire(), v); !errors.Is(err, treeproof.ErrInclusion) {
+				t.Fatalf("%d of %d proves another: %v", i, n+1, err)
+			}
+		}
+	}
+	for i, a := range heads {
+		for _, b := range heads[i:] {
+			p, err := l.ProveGrowth(b.N, a.N)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tlog.CheckTree(p, b.N, b.Hash, a.N, a.Hash); err != nil {
+				t.Fatalf("%d to %d: %v", a.N, b.N, err)
+			}
+			bad := a.Hash
+			bad[0] ^= 1
+			if tlog.CheckTree(p, b.N, b.Hash, a.N, bad) == nil {
+				t.Fatalf("%d to %d: another tree passes", a.N, b.N)
+			}
+		}
+	}
+	for _, g := range [][2]int64{{0, 0}, {5, 0}, {5, 6}, {most + 1, 1}} {
+		if _, err := l.ProveGrowth(g[0], g[1]); err == nil {
+			t.Errorf("growth from %d to %d", g[1], g[0])
+		}
+	}
+}
+
+// tiles reads a log by its tiles alone, as a mirror does.
+type tiles struct{ l *Log }
+
+func (r tiles) Height() int { return TileHeight }
+func (r tiles) ReadTiles(list []tlog.Tile) ([][]byte, error) {
+	var data [][]byte
+	for _, t := range list {
+		b, err := r.l.Tile(t)
+		if err != nil {
+			return nil, err
+		}
+		data = append(data, b)
+	}
+	return data, nil
+}
+func (r tiles) SaveTiles([]tlog.Tile, [][]byte) {}
+
+// TestGrown is a log of more than one tile, and of more IDs than the first table holds.
+func TestGrown(t *testing.T) {
+	c := config(t)
+	l := open(t, c)
+	const n = slotsMin/2 + 100
+	for from := 0; from < n; from += 100 {
+		fill(t, l, from, min(100, n-from))
+	}
+	check(t, l, n)
+	text, err := l.Head()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := treeproof.ParseHead(text, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := tlog.TileHashReader(h.Tree, tiles{l})
+	for _, i := range []int64{0, 255, 256, n - 1} {
+		p, err := tlog.ProveRecord(n, i, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tlog.CheckRecord(p, n, h.Tree.Hash, i, tlog.RecordHash(signed(int(i)).Wire())); err != nil {
+			t.Errorf("receipt %d by tiles: %v", i, err)
+		}
+	}
+	for _, bad := range []tlog.Tile{
+		{H: 8, L: 0, N: n >> 8, W: n&255 + 1},
+		{H: 8, L: 1, N: 1, W: 1},
+		{H: 4, L: 0, N: 0, W: 1},
+		{H: 8, L: -1, N: 0, W: 1},
+		{H: 8, L: 0, N: 0, W: 257},
+		{H: 8, L: 0, N: 1 << 62, W: 1},
+		{H: 8, L: 60, N: 0, W: 1},
+		{H: 8, L: 0, N: -1, W: 1},
+	} {
+		if _, err := l.Tile(bad); !errors.Is(err, ErrAbsent) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	_ = l.Close()
+	check(t, open(t, c), n)
+}
+
+// What stands beside the receipts may be lost or spoilt: it is made anew.
+func TestIndexMadeAnew(t *testing.T) {
+	for _, name := range []string{hashesName, offsetsName, idsName, stateName} {
+		for how, spoil := range map[string]func(path string) error{
+			"gone":  os.Remove,
+			"empty": func(path string) error { return os.WriteFile(path, nil, 0o600) },
+			"short": func(path string) error { return os.Truncate(path, 40) },
+			"zeros": func(path string) error {
+				info, err := os.Stat(path)
+				if err != nil {
+					return err
+				}
+				return os.WriteFile(path, make([]byte, info.Size()), 0o600)
+			},
+		} {
+			if how == "zeros" && (name == offsetsName || name == idsName) {
+				continue // for Audit: see TestAudit
+			}
+			c := config(t)
+			l := open(t, c)
+			fill(t, l, 0, 20)
+			if _, err := l.Head(); err != nil {
+				t.Fatal(err)
+			}
+			_ = l.Close()
+			if err := spoil(filepath.Join(c.Dir, name)); err != nil {
+				t.Fatal(err)
+			}
+			l, err := Open(c)
+			if err != nil {
+				t.Errorf("%s %s: %v", name, how, err)
+				continue
+			}
+			check(t, l, 20)
+			fill(t, l, 20, 5)
+			check(t, l, 25)
+			_ = l.Close()
+		}
+	}
+}
+
+// What was durable is missed also if no tree head was signed, and at every try to open the log.
+func TestShorter(t *testing.T) {
+	c := config(t)
+	l := open(t, c)
+	fill(t, l, 0, 5)
+	end := l.file.Size()
+	fill(t, l, 5, 5)
+	_ = l.Close()
+	path := filepath.Join(c.Dir, receiptsName)
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = os.Truncate(path, end)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := Open(c); !errors.Is(err, ErrRewritten) {
+			t.Errorf("half a log: %v", err)
+		}
+	}
+	if err := os.WriteFile(path, text, 0o600); err != nil { // its operator found the rest
+		t.Fatal(err)
+	}
+	check(t, open(t, c), 10)
+}
+
+// A log that is not the one that was signed does not open, and stays as it is.
+func TestRewritten(t *testing.T) {
+	c := config(t)
+	l := open(t, c)
+	fill(t, l, 0, 10)
+	end := l.file.Size()
+	fill(t, l, 10, 10)
+	if _, err := l.Head(); err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	path := filepath.Join(c.Dir, receiptsName)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stateText, err := os.ReadFile(filepath.Join(c.Dir, stateName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, bad := range map[string][]byte{
+		"shorter":       text[:end],
+		"a torn end":    text[:len(text)-1],
+		"spoilt end":    append(bytes.Clone(text[:len(text)-5]), "hello"...),
+		"nothing":       nil,
+		"only its head": text[:len(magic)],
+		"spoilt inside": append(append(bytes.Clone(text[:100]), text[100]^1), text[101:]...),
+	} {
+		for _, state := range []bool{true, false} {
+			statePath := filepath.Join(c.Dir, stateName)
+			if err := os.WriteFile(statePath, stateText, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if !state {
+				_ = os.Remove(statePath)
+			}
+			if err := os.WriteFile(path, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l, err := Open(c)
+			if err == nil {
+				if strings.HasPrefix(name, "spoilt") && state { // what is durable is not read again when it opens
+					if _, err := l.Audit(t.Context()); err == nil {
+						t.Errorf("%s: the audit finds nothing", name)
+					}
+				} else {
+					t.Errorf("%s: opens with %d", name, l.Size())
+				}
+				_ = l.Close()
+			} else if !errors.Is(err, ErrRewritten) && !errors.Is(err, recordfile.ErrDamaged) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, bad) && len(bad) > 0 {
+				t.Errorf("%s: the file was changed", name)
+			}
+		}
+	}
+	other := config(t) // others of the same number
+	l = open(t, other)
+	for i := range 20 {
+		if _, err := l.Append(signed(i + 5)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = l.Close()
+	for _, name := range []string{receiptsName, hashesName, offsetsName, idsName, stateName} {
+		text, err := os.ReadFile(filepath.Join(other.Dir, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(c.Dir, name), text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Open(c); !errors.Is(err, ErrRewritten) {
+		t.Errorf("another log under this head: %v", err)
+	}
+}
+
+func TestOtherKey(t *testing.T) {
+	c := config(t)
+	l := open(t, c)
+	fill(t, l, 0, 1)
+	if _, err := l.Head(); err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	for _, change := range []func(*Config){
+		func(c *Config) { c.Key = key(2) }, func(c *Config) { c.Origin = "other" }, func(c *Config) { c.Key = nil },
+		func(c *Config) { c.Origin = "not a name" },
+	} {
+		other := c
+		change(&other)
+		if _, err := Open(other); err == nil {
+			t.Errorf("opens as %q", other.Origin)
+		}
+	}
+	check(t, open(t, c), 1)
+}
+
+func TestAudit(t *testing.T) {
+	for _, name := range []string{hashesName, offsetsName, idsName} {
+		c := config(t)
+		l := open(t, c)
+		fill(t, l, 0, 20)
+		if _, err := l.Head(); err != nil {
+			t.Fatal(err)
+		}
+		size := map[string]int64{hashesName: 32 * 30, offsetsName: 8 * 20, idsName: 16 * slotsMin}[name]
+		f, err := os.OpenFile(filepath.Join(c.Dir, name), os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteAt(make([]byte, size), 0)
+		}
+		if err != nil || f.Close() != nil {
+			t.Fatal(err)
+		}
+		if n, err := l.Audit(t.Context()); err == nil {
+			t.Errorf("%s: the audit of %d finds nothing", name, n)
+		}
+		_ = l.Close()
+	}
+}
+
+func TestConcurrent(t *testing.T) {
+	c := config(t)
+	l := open(t, c)
+	var wg sync.WaitGroup
+	const writers, each = 16, 40
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				n := (w/2)*each + i // each receipt by two writers
+				r := signed(n)
+				at, err := l.Append(r)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				p, err := l.Prove(r.ID())
+				if err != nil || p.Index != at[0] {
+					t.Errorf("request %d: at %d, %+v, %v", n, at[0], p, err)
+					return
+				}
+				if _, err := p.Check(r.Wire(), nil); err != nil {
+					t.Errorf("request %d: %v", n, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n, err := l.Audit(t.Context()); err != nil || n != writers*each/2 {
+		t.Errorf("audit: %d, %v", n, err)
+	}
+}
+
+// faults fail an operation, in one way, and then all until mended.
+type faults struct {
+	left        int
+	after, half bool
+	once        bool
+	dead        bool
+}
+
+var errFault = fmt.Errorf("injected: %w", syscall.ENOSPC)
+
+func (f *faults) do(do, half func() error) error {
+	if f.left--; f.left == 0 {
+		f.dead = !f.once
+		switch {
+		case f.after:
+			_ = do()
+		case f.half:
+			_ = half()
+		}
+		return errFault
+	}
+	if f.dead {
+		return errFault
+	}
+	return do()
+}
+
+type faultDisk struct {
+	*os.File
+	f *faults
+}
+
+func (d faultDisk) WriteAt(b []byte, at int64) (int, error) {
+	return len(b), d.f.do(func() error { _, err := d.File.WriteAt(b, at); return err },
+		func() error { _, err := d.File.WriteAt(b[:len(b)/2], at); return err })
+}
+
+func (d faultDisk) Sync() error { return d.f.do(d.File.Sync, func() error { return nil }) }
+
+func (d faultDisk) Truncate(n int64) error {
+	return d.f.do(func() error { return d.File.Truncate(n) }, func() error { return nil })
+}
+
+// Each write to any file of the log fails in each way, once or from then on. What was appended stays, the retry of what
+// failed works when the disk does, and the log opens again and is whole.
+func TestFaults(t *testing.T) {
+	for i := range 8 * 24 {
+		if i&3 == 3 {
+			continue // done whole, and by half
+		}
+		f := &faults{left: 1 + i/8, after: i&1 != 0, half: i&2 != 0, once: i&4 != 0}
+		name := fmt.Sprintf("%+v", *f)
+		c := config(t)
+		c.Wrap = func(file *os.File) recordfile.Disk { return faultDisk{file, f} }
+		l, err := Open(c)
+		if err != nil {
+			f.dead = false
+			if l, err = Open(c); err != nil {
+				t.Errorf("%s: making it failed, and opening it again too: %v", name, err)
+				continue
+			}
+		}
+		acked := 0
+		for n := range 3 {
+			at, err := l.Append(signed(n))
+			if err != nil {
+				if !errors.Is(err, errFault) {
+					t.Errorf("%s: %v", name, err)
+				}
+				break
+			}
+			if at[0] != int64(n) {
+				t.Errorf("%s: request %d at %d", name, n, at[0])
+			}
+			acked++
+		}
+		if (i/8)%2 == 0 { // go on
+			f.dead, f.left = false, 0
+			for n := acked; n < 5; n++ {
+				if at, err := l.Append(signed(n)); err != nil || at[0] != int64(n) {
+					t.Errorf("%s: request %d at %d, %v", name, n, at, err)
+				}
+			}
+			acked = 5
+		}
+		f.dead, f.left = true, 0
+		_ = l.Close()
+		f.dead = false
+		l, err = Open(c)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if n := int(l.Size()); n != acked && n != acked+1 {
+			t.Errorf("%s: %d receipts, want %d", name, n, acked)
+		}
+		for n := range 7 {
+			if at, err := l.Append(signed(n)); err != nil || at[0] != int64(n) {
+				t.Errorf("%s: in the end request %d at %d, %v", name, n, at, err)
+			}
+		}
+		check(t, l, 7)
+		_ = l.Close()
+	}
+}
+
+// The log and a list say the same, whatever is appended, and however often it is opened.
+func TestModel(t *testing.T) {
+	dir := t.TempDir()
+	runs := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		runs++
+		c := Config{Dir: filepath.Join(dir, fmt.Sprint(runs)), Origin: origin, Key: key(1)}
+		l, err := Open(c)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		want := map[int]int64{}
+		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+			switch rapid.IntRange(0, 3).Draw(rt, "step") {
+			case 0, 1:
+				var list []*receipt.Signed
+				names := rapid.SliceOfN(rapid.IntRange(0, 20), 1, 5).Draw(rt, "requests")
+				for _, n := range names {
+					list = append(list, signed(n))
+				}
+				got, err := l.Append(list...)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				for i, n := range names {
+					if _, ok := want[n]; !ok {
+						want[n] = int64(len(want))
+					}
+					if got[i] != want[n] {
+						rt.Fatalf("request %d at %d, want %d", n, got[i], want[n])
+					}
+				}
+			case 2:
+				if _, err := l.Head(); err != nil {
+					rt.Fatal(err)
+				}
+			case 3:
+				_ = l.Close()
+				if rapid.Bool().Draw(rt, "without index") {
+					_ = os.Remove(filepath.Join(c.Dir, stateName))
+				}
+				if l, err = Open(c); err != nil {
+					rt.Fatal(err)
+				}
+			}
+		}
+		if n, err := l.Audit(t.Context()); err != nil || n != int64(len(want)) {
+			rt.Fatalf("audit: %d, %v, want %d", n, err, len(want))
+		}
+	})
+}
+
+func TestNoFolder(t *testing.T) {
+	c := config(t)
+	c.Dir = filepath.Join(c.Dir, "file")
+	if err := os.WriteFile(c.Dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(c); err == nil || !strings.Contains(err.Error(), "making the folder of the log of receipts") {
+		t.Error(err)
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	for _, writers := range []int{1, 64} {
+		b.Run(fmt.Sprint(writers), func(b *testing.B) {
+			l := open(b, config(b))
+			list := make([]*receipt.Signed, b.N)
+			for i := range list {
+				list[i] = signed(i)
+			}
+			var mu sync.Mutex
+			next := 0
+			b.SetParallelism(writers)
+			b.ReportAllocs()
+			b.ResetTimer()
+			add := func() {
+				mu.Lock()
+				r := list[next]
+				next++
+				mu.Unlock()
+				if _, err := l.Append(r); err != nil {
+					b.Error(err)
+				}
+			}
+			if writers == 1 {
+				for range b.N {
+					add()
+				}
+				return
+			}
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					add()
+				}
+			})
+		})
+	}
+}
+
+func BenchmarkProve(b *testing.B) {
+	l := open(b, config(b))
+	fill(b, l, 0, 10_000)
+	id := signed(5000).ID()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := l.Prove(id); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,359 @@
+// Package receipt is what a worker signs about a request: what it served, how many tokens that took, and what it costs.
+//
+// A receipt is text of one spelling (docs/protocol.md, section 6), signed by the worker's attested receipt key. This
+// package writes, reads and checks it. Whether the key is an attested machine's is for package attest.
+package receipt
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"cocoon/internal/nanoton"
+	"cocoon/router/offer"
+)
+
+// Limits of a receipt.
+const (
+	// WireMax bounds a receipt with its signature, bytes: all numbers at their longest and the longest name make 1,500.
+	WireMax = 2048
+	// ModelMax bounds a model's name, bytes: an offer's limit.
+	ModelMax = offer.NameMax
+	// SeqMax bounds the receipts of one request: one for each token, if need be.
+	SeqMax = offer.TokensMax
+	// timeMax is the last millisecond of the year 9999: later ones have no date.
+	timeMax = 253_402_300_799_999
+	// requestDigits is the length of the number in a request's name.
+	requestDigits = 32
+)
+
+// Labels of the format.
+const (
+	idLabel       = "cocoon/receipt/v1\x00"
+	head          = "cocoon-receipt/v1\n"
+	signatureHead = "signature "
+)
+
+// Mode is who could read the request (Cocoon-Mode).
+type Mode string
+
+// The modes.
+const (
+	Sealed    Mode = "sealed"    // only the worker
+	Gateway   Mode = "gateway"   // the gateway too
+	Simulated Mode = "simulated" // some hardware on the way is simulated: nothing is proved
+)
+
+// Kind says whether more receipts of the request follow.
+type Kind string
+
+// The kinds.
+const (
+	Interim Kind = "interim" // of an answer that is being made
+	Final   Kind = "final"   // of one that is over
+)
+
+// Status is how the request ended. An interim receipt's is OK.
+type Status string
+
+// The statuses.
+const (
+	OK          Status = "ok"
+	ClientAbort Status = "client_abort" // whoever asked went away
+	Length      Status = "length"       // the answer reached the most tokens allowed
+	Error       Status = "error"        // the worker's fault, or it refused: nothing is to be paid
+)
+
+// Digest is a SHA-256. Its text is 64 lower-case hex digits. All zeros stand for none.
+type Digest [sha256.Size]byte
+
+// String is the digest in hex.
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// IsZero tells whether there is none.
+func (d Digest) IsZero() bool { return d == Digest{} }
+
+// ParseDigest reads 64 lower-case hex digits.
+func ParseDigest(s string) (Digest, error) {
+	var d Digest
+	if len(s) != 2*len(d) {
+		return Digest{}, fmt.Errorf("%w: a digest of %d characters, want 64", ErrForm, len(s))
+	}
+	if _, err := hex.Decode(d[:], []byte(s)); err != nil || d.String() != s {
+		return Digest{}, fmt.Errorf("%w: a digest that is not 64 lower-case hex digits", ErrForm)
+	}
+	return d, nil
+}
+
+// Errors that callers tell apart.
+var (
+	// ErrForm marks what is no receipt, or one that contradicts itself.
+	ErrForm = errors.New("malformed receipt")
+	// ErrSignature marks a receipt that another key signed, or none.
+	ErrSignature = errors.New("the receipt's signature does not verify")
+)
+
+// MismatchError says which field of a receipt is not as it must be.
+type MismatchError struct {
+	Field     string // as the receipt's text names it
+	Got, Want string
+}
+
+// Error says it in one line.
+func (e *MismatchError) Error() string {
+	return fmt.Sprintf("receipt: %s: got %s, want %s", e.Field, e.Got, e.Want)
+}
+
+// Receipt is what a worker says about a request that it serves or served. Counts are cumulative: a later receipt of the
+// request replaces an earlier one.
+type Receipt struct {
+	// Request is the name that the gateway gave it: req_ and 32 lower-case hex digits.
+	Request string
+	// Route is the SHA-256 of a sealed request's route; zero if there is none.
+	Route Digest
+	// Worker, Epoch and Keyset name the signer: its ID, and the epoch and SHA-256 of its keyset.
+	Worker Digest
+	Epoch  uint64
+	Keyset Digest
+	// Model is the name asked for: printable ASCII without blanks, quotes and backslashes. Weights is their SHA-256 and
+	// Engine that of the engine's name as the keyset has them; zero if the keyset does not.
+	Model           string
+	Weights, Engine Digest
+	Mode            Mode
+	// Seq counts a request's receipts from 0.
+	Seq    uint64
+	Kind   Kind
+	Status Status
+	Tokens offer.Usage
+	// Price is what the request was taken at, nanoTON per million tokens, and Cost what Tokens cost at it, rounded up.
+	Price offer.Price
+	Cost  nanoton.Amount
+	// Req and Resp are the SHA-256 of the bodies as they came and went over the connection, receipts left out. Of a
+	// sealed request that is of what is sealed: with a hash of the text, a guess at it could be tried.
+	Req, Resp Digest
+	// Prev is the ID of the request's receipt before this one; zero for the first.
+	Prev Digest
+	// TTFT is the time from the start to the first token, milliseconds; 0 if there was none.
+	TTFT int64
+	// Start and End are when the request came and when this was signed, milliseconds since 1970.
+	Start, End int64
+}
+
+// Validate checks the receipt's form: ranges, names, and what rules itself out. Arithmetic and Check look at the rest.
+func (r *Receipt) Validate() error {
+	if err := r.problem(); err != nil {
+		return fmt.Errorf("%w: %w", ErrForm, err)
+	}
+	return nil
+}
+
+func (r *Receipt) problem() error {
+	switch {
+	case !validRequest(r.Request):
+		return errors.New("request is not req_ and 32 lower-case hex digits")
+	case r.Worker.IsZero() || r.Keyset.IsZero() || r.Req.IsZero():
+		return errors.New("no worker, keyset or req")
+	case !validModel(r.Model):
+		return errors.New("model is not a name of printable ASCII")
+	case r.Mode != Sealed && r.Mode != Gateway && r.Mode != Simulated:
+		return errors.New("unknown mode")
+	case r.Mode == Sealed && r.Route.IsZero():
+		return errors.New("a sealed request without a route")
+	case r.Seq > SeqMax:
+		return fmt.Errorf("seq %d, at most %d", r.Seq, int64(SeqMax))
+	case r.Prev.IsZero() != (r.Seq == 0):
+		return errors.New("the first receipt of a request has no prev, and each other has one")
+	case r.Cost < 0:
+		return errors.New("negative cost")
+	case r.Start < 1 || r.End < r.Start || r.End > timeMax:
+		return errors.New("start and end are not in order, or not dates")
+	case r.TTFT < 0 || r.TTFT > r.End-r.Start:
+		return errors.New("ttft_ms is not between start and end")
+	}
+	if err := r.ending(); err != nil {
+		return err
+	}
+	if err := r.Tokens.Validate(); err != nil {
+		return err
+	}
+	return r.Price.Validate()
+}
+
+// ending checks kind and status, and what they say about the counts.
+func (r *Receipt) ending() error {
+	switch r.Kind {
+	case Interim:
+		if r.Status != OK {
+			return errors.New("an interim receipt's status is ok")
+		}
+	case Final:
+	default:
+		return errors.New("unknown kind")
+	}
+	switch r.Status {
+	case OK, ClientAbort, Length:
+	case Error:
+		if r.Tokens != (offer.Usage{}) || r.Cost != 0 {
+			return errors.New("an error has no tokens and no cost")
+		}
+	default:
+		return errors.New("unknown status")
+	}
+	return nil
+}
+
+func validRequest(s string) bool {
+	digits, ok := strings.CutPrefix(s, "req_")
+	return ok && len(digits) == requestDigits && strings.Trim(digits, "0123456789abcdef") == ""
+}
+
+func validModel(s string) bool {
+	if s == "" || len(s) > ModelMax {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+// Arithmetic checks that the cost is what the tokens cost at the price: no less and no more.
+func (r *Receipt) Arithmetic() error {
+	cost, err := r.Price.Cost(r.Tokens)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrForm, err)
+	}
+	if cost != r.Cost {
+		return mismatch("cost", int64(r.Cost), int64(cost))
+	}
+	return nil
+}
+
+// Terms are what was agreed on before the request was served. A zero digest demands a zero one.
+type Terms struct {
+	Request         string
+	Route           Digest
+	Worker, Keyset  Digest
+	Epoch           uint64
+	Model           string
+	Weights, Engine Digest
+	Mode            Mode
+	Price           offer.Price    // at which the money was held: no less and no more
+	InMax, OutMax   int64          // tokens
+	Ceiling         nanoton.Amount // of the cost
+}
+
+// Check checks that the receipt is about what was agreed on, within its caps, and rightly added up. The error is a
+// MismatchError that names the first field which is off.
+func (r *Receipt) Check(t Terms) error {
+	got := Terms{
+		r.Request, r.Route, r.Worker, r.Keyset, r.Epoch, r.Model, r.Weights, r.Engine, r.Mode, r.Price, 0, 0, 0,
+	}
+	if err := got.differ(&t); err != nil {
+		return err
+	}
+	switch {
+	case r.Tokens.In > t.InMax:
+		return atMost("tokens in", r.Tokens.In, t.InMax)
+	case r.Tokens.Out > t.OutMax:
+		return atMost("tokens out", r.Tokens.Out, t.OutMax)
+	case r.Cost > t.Ceiling:
+		return atMost("cost", int64(r.Cost), int64(t.Ceiling))
+	}
+	return r.Arithmetic()
+}
+
+// terms are what the receipt says was agreed on; of caps it says nothing.
+func (r *Receipt) terms() *Terms {
+	return &Terms{
+		Request: r.Request, Route: r.Route, Worker: r.Worker, Keyset: r.Keyset, Epoch: r.Epoch, Model: r.Model,
+		Weights: r.Weights, Engine: r.Engine, Mode: r.Mode, Price: r.Price,
+		InMax: math.MaxInt64, OutMax: math.MaxInt64, Ceiling: math.MaxInt64,
+	}
+}
+
+// differ names the first difference to want, caps aside.
+func (t *Terms) differ(want *Terms) error {
+	switch {
+	case t.Request != want.Request:
+		return mismatch("request", t.Request, want.Request)
+	case t.Route != want.Route:
+		return mismatch("route", t.Route, want.Route)
+	case t.Worker != want.Worker:
+		return mismatch("worker", t.Worker, want.Worker)
+	case t.Epoch != want.Epoch:
+		return mismatch("epoch", t.Epoch, want.Epoch)
+	case t.Keyset != want.Keyset:
+		return mismatch("keyset", t.Keyset, want.Keyset)
+	case t.Model != want.Model:
+		return mismatch("model", t.Model, want.Model)
+	case t.Weights != want.Weights:
+		return mismatch("weights", t.Weights, want.Weights)
+	case t.Engine != want.Engine:
+		return mismatch("engine", t.Engine, want.Engine)
+	case t.Mode != want.Mode:
+		return mismatch("mode", t.Mode, want.Mode)
+	case t.Price.In != want.Price.In:
+		return mismatch("price in", int64(t.Price.In), int64(want.Price.In))
+	case t.Price.Cached != want.Price.Cached:
+		return mismatch("price cached", int64(t.Price.Cached), int64(want.Price.Cached))
+	case t.Price.Out != want.Price.Out:
+		return mismatch("price out", int64(t.Price.Out), int64(want.Price.Out))
+	}
+	return nil
+}
+
+func mismatch(field string, got, want any) error {
+	return &MismatchError{field, fmt.Sprint(got), fmt.Sprint(want)}
+}
+
+func atMost(field string, got, most int64) error {
+	return &MismatchError{field, fmt.Sprint(got), fmt.Sprintf("at most %d", most)}
+}
+
+// Signed is a receipt with its signature. It is made by Sign and Parse, and not changed afterwards.
+type Signed struct {
+	Receipt
+	id        Digest
+	text      []byte // what is signed, and nothing after it
+	signature [ed25519.SignatureSize]byte
+}
+
+// Sign signs a receipt that is valid and rightly added up.
+func Sign(r Receipt, key ed25519.PrivateKey) (*Signed, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	if err := r.Arithmetic(); err != nil {
+		return nil, err
+	}
+	s := &Signed{Receipt: r, text: r.append(nil)}
+	s.id = digest(s.text)
+	s.signature = [ed25519.SignatureSize]byte(ed25519.Sign(key, s.id[:]))
+	return s, nil
+}
+
+// ID is what people call the receipt by: the SHA-256 that is signed.
+func (s *Signed) ID() Digest { return s.id }
+
+// Verify checks the signature. The error is ErrSignature.
+func (s *Signed) Verify(key ed25519.PublicKey) error {
+	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, s.id[:], s.signature[:]) {
+		return ErrSignature
+	}
+	return nil
+}
+
+// digest hashes a receipt's text for the one purpose that a receipt key signs for.
+func digest(text []byte) Digest {
+	h := sha256.New()
+	h.Write([]byte(idLabel))
+	h.Write(text)
+	return Digest(h.Sum(nil))
+}

@@ -1,0 +1,506 @@
+// Package receipts keeps a worker's receipts on disk until a gateway has acknowledged them: each is a claim to money.
+//
+// Add returns when the receipt is on disk, so that it is there before anybody sees it. What a crash can cost is what
+// the worker had not yet signed for: the tokens since a request's last receipt. Of each request only the last receipt
+// is kept, since counts are cumulative. What is acknowledged goes.
+//
+// The store is bounded. When it is full it takes no interim receipts, and gives the room of the oldest interim ones to
+// final ones. A final receipt is never dropped: when there are nothing but final ones, Add fails, and the worker has
+// to stop working for gateways that do not acknowledge.
+package receipts
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"cocoon/internal/receipt"
+	"cocoon/internal/recordfile"
+)
+
+// Sizes, bytes.
+const (
+	// DefaultMax is room for 200,000 receipts: those of days without any gateway.
+	DefaultMax = 256 << 20
+	// MinMax is the least that a store can be bounded to: a few receipts.
+	MinMax = 16 << 10
+	// compactMin is how much of the file may be of no use before the file is written anew, whatever the rest is.
+	compactMin = 1 << 20
+	// copyMax is how much is copied at once when it is.
+	copyMax = 1 << 20
+)
+
+// Forms in the file. A receipt begins with its own head, an acknowledgement with ackHead, and IDs follow.
+const (
+	magic   = "cocoon-worker-receipts/v1\n"
+	ackHead = "ack\n"
+	ackMax  = (recordfile.RecordMax - len(ackHead)) / len(receipt.Digest{}) // IDs in one record
+)
+
+// Names in the folder.
+const (
+	fileName = "receipts"
+	newName  = "receipts.new"
+	lockName = "receipts.lock"
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrFull means that there is no room: gateways have to acknowledge first.
+	ErrFull = errors.New("the store of receipts is full of unacknowledged ones")
+	// ErrLate marks a receipt of a request that has a later one, or its final one, in the store.
+	ErrLate = errors.New("the request has a later receipt in the store")
+)
+
+// Config is a store's.
+type Config struct {
+	// Dir is the folder, which is made if it is missing. One process uses it.
+	Dir string
+	// Max bounds the receipts that are kept, bytes; 0 is DefaultMax. The file is at most about twice as long.
+	Max int64
+	// Log hears of what mends itself: a torn tail, a compaction that failed. Nil: nobody does.
+	Log *slog.Logger
+	// Wrap comes between the store and its disk, in tests.
+	Wrap func(*os.File) recordfile.Disk
+}
+
+// entry is a receipt that is kept.
+type entry struct {
+	id      receipt.Digest
+	request string
+	seq     uint64
+	final   bool
+	offset  int64 // in the file: in the order of time
+	size    int64
+}
+
+// Store is an open store. Its methods may be called at the same time; the receipts of one request come one by one.
+type Store struct {
+	c    Config
+	lock *os.File
+
+	// appending is read-locked by who appends to the file, and locked by who replaces it.
+	appending sync.RWMutex
+	file      *recordfile.File // locked by appending
+	unsynced  atomic.Bool      // the file's name is not durable yet
+
+	mu        sync.Mutex
+	entries   map[receipt.Digest]*entry
+	requests  map[string]*entry
+	live      int64 // bytes of entries
+	reserved  int64 // bytes of receipts on their way to disk
+	compactAt int64 // the file's size at which it's worth it
+	closed    bool
+}
+
+// Open opens a folder's store.
+func Open(c Config) (*Store, error) {
+	if c.Max == 0 {
+		c.Max = DefaultMax
+	}
+	if c.Max < MinMax {
+		return nil, fmt.Errorf("a store of receipts of %d bytes, want at least %d", c.Max, MinMax)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the folder of receipts: %w", err)
+	}
+	lock, err := recordfile.Lock(filepath.Join(c.Dir, lockName))
+	if err != nil {
+		return nil, fmt.Errorf("opening the store of receipts: %w", err)
+	}
+	s := &Store{c: c, lock: lock, entries: map[receipt.Digest]*entry{}, requests: map[string]*entry{}}
+	if err := s.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the store of receipts: %w", err), lock.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) open() (err error) {
+	if err := os.Remove(s.path(newName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.file, err = recordfile.Open(s.path(fileName), recordfile.Options{Magic: magic, Each: s.replay, Wrap: s.c.Wrap})
+	if err != nil {
+		return err
+	}
+	if n := s.file.Cut(); n > 0 {
+		s.c.Log.Warn("the end of the file of receipts was torn and is cut off", "bytes", n)
+	}
+	s.plan()
+	return nil
+}
+
+func (s *Store) path(name string) string { return filepath.Join(s.c.Dir, name) }
+
+// replay takes over a record of the file.
+func (s *Store) replay(offset int64, record []byte) error {
+	if ids, ok := bytes.CutPrefix(record, []byte(ackHead)); ok {
+		if len(ids)%len(receipt.Digest{}) != 0 {
+			return fmt.Errorf("%w at %d: an acknowledgement of half an ID", recordfile.ErrDamaged, offset)
+		}
+		for id := range slices.Chunk(ids, len(receipt.Digest{})) {
+			s.remove(s.entries[receipt.Digest(id)])
+		}
+		return nil
+	}
+	r, err := receipt.Parse(record)
+	if err != nil {
+		return fmt.Errorf("%w at %d: %w", recordfile.ErrDamaged, offset, err)
+	}
+	if s.admit(r) == nil {
+		s.put(r, offset, int64(len(record)))
+	}
+	return nil
+}
+
+// admit tells whether a receipt fits those that are there; errKept if it is one of them.
+func (s *Store) admit(r *receipt.Signed) error {
+	last := s.requests[r.Request]
+	switch {
+	case last == nil:
+		return nil
+	case last.id == r.ID():
+		return errKept
+	case last.final || r.Seq <= last.seq:
+		return fmt.Errorf("%w: seq %d after %d", ErrLate, r.Seq, last.seq)
+	}
+	return nil
+}
+
+// errKept is admit's answer to a receipt that is in the store.
+var errKept = errors.New("the receipt is in the store")
+
+// put keeps a receipt that is on disk, in place of the request's last one.
+func (s *Store) put(r *receipt.Signed, offset, size int64) {
+	s.remove(s.requests[r.Request])
+	e := &entry{r.ID(), r.Request, r.Seq, r.Kind == receipt.Final, offset, size}
+	s.entries[e.id], s.requests[e.request] = e, e
+	s.live += size
+}
+
+func (s *Store) remove(e *entry) {
+	if e == nil {
+		return
+	}
+	delete(s.entries, e.id)
+	delete(s.requests, e.request)
+	s.live -= e.size
+}
+
+// plan sets when the file is written anew: when most of it is of no use.
+func (s *Store) plan() { s.compactAt = 2*s.live + compactMin }
+
+// Add keeps a receipt, and returns when it is on disk. One that is there already is no error. After any other error it
+// is not kept, and may be added again. ErrFull means that gateways have to acknowledge first.
+func (s *Store) Add(r *receipt.Signed) error {
+	wire := r.Wire()
+	drop, err := s.reserve(r, int64(len(wire)))
+	if errors.Is(err, errKept) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	records := [][]byte{wire}
+	if len(drop) > 0 {
+		records = append(ackRecords(drop), wire)
+	}
+	err = s.append(records, func(offsets []int64) {
+		for _, id := range drop {
+			s.remove(s.entries[id])
+		}
+		if s.admit(r) == nil { // two of one request at the same time: the later one stays
+			s.put(r, offsets[len(offsets)-1], int64(len(wire)))
+		}
+	})
+	s.mu.Lock()
+	s.reserved -= int64(len(wire))
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("keeping a receipt: %w", err)
+	}
+	s.tidy()
+	return nil
+}
+
+// reserve finds room for a receipt; drop are the interim ones that make it.
+func (s *Store) reserve(r *receipt.Signed, size int64) (drop []receipt.Digest, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.admit(r); err != nil {
+		return nil, err
+	}
+	need := s.live + s.reserved + size - s.c.Max
+	if last := s.requests[r.Request]; last != nil {
+		need -= last.size
+	}
+	if need > 0 {
+		if r.Kind != receipt.Final {
+			return nil, ErrFull
+		}
+		if drop = s.oldestInterim(need, r.Request); drop == nil {
+			return nil, ErrFull
+		}
+	}
+	s.reserved += size
+	return drop, nil
+}
+
+// oldestInterim picks interim receipts of other requests that have need bytes; none if they do not.
+func (s *Store) oldestInterim(need int64, request string) (ids []receipt.Digest) {
+	list := slices.DeleteFunc(s.sorted(), func(e *entry) bool { return e.final || e.request == request })
+	for _, e := range list {
+		ids = append(ids, e.id)
+		if need -= e.size; need <= 0 {
+			s.c.Log.Warn("the store of receipts is full: interim ones go", "receipts", len(ids))
+			return ids
+		}
+	}
+	return nil
+}
+
+// sorted is the entries, oldest first.
+func (s *Store) sorted() []*entry {
+	return slices.SortedFunc(maps.Values(s.entries), func(a, b *entry) int { return cmp.Compare(a.offset, b.offset) })
+}
+
+// append writes records, and then has done change the maps.
+func (s *Store) append(records [][]byte, done func(offsets []int64)) error {
+	s.appending.RLock()
+	defer s.appending.RUnlock()
+	if errors.Is(s.file.Err(), recordfile.ErrPoisoned) {
+		if err := s.file.Recover(); err != nil {
+			return err
+		}
+	}
+	if err := s.syncName(); err != nil {
+		return err
+	}
+	offsets, err := s.file.Append(records...)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	done(offsets)
+	return nil
+}
+
+func ackRecords(ids []receipt.Digest) [][]byte {
+	var records [][]byte
+	for part := range slices.Chunk(ids, ackMax) {
+		b := []byte(ackHead)
+		for _, id := range part {
+			b = append(b, id[:]...)
+		}
+		records = append(records, b)
+	}
+	return records
+}
+
+// Ack lets receipts go that a gateway has. IDs that are not there are ignored. It returns when that is on disk; after
+// an error they are still there, and will be presented again, which does no harm.
+func (s *Store) Ack(ids ...receipt.Digest) error {
+	s.mu.Lock()
+	ids = slices.DeleteFunc(slices.Clone(ids), func(id receipt.Digest) bool { return s.entries[id] == nil })
+	s.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	err := s.append(ackRecords(ids), func([]int64) {
+		for _, id := range ids {
+			s.remove(s.entries[id])
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("letting acknowledged receipts go: %w", err)
+	}
+	s.tidy()
+	return nil
+}
+
+// Unacknowledged are the receipts that are kept when it is called, oldest first: the last one of each request. Those
+// that go meanwhile are left out. An error ends it.
+func (s *Store) Unacknowledged() iter.Seq2[*receipt.Signed, error] {
+	s.mu.Lock()
+	list := s.sorted()
+	s.mu.Unlock()
+	return func(yield func(*receipt.Signed, error) bool) {
+		for _, e := range list {
+			r, err := s.read(e)
+			if r == nil && err == nil {
+				continue
+			}
+			if !yield(r, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// read reads a receipt; nil if it has gone.
+func (s *Store) read(e *entry) (*receipt.Signed, error) {
+	s.appending.RLock()
+	defer s.appending.RUnlock()
+	s.mu.Lock()
+	kept := s.entries[e.id]
+	s.mu.Unlock()
+	if kept == nil {
+		return nil, nil
+	}
+	record, err := s.file.Read(kept.offset)
+	if err != nil {
+		return nil, fmt.Errorf("reading a receipt: %w", err)
+	}
+	r, err := receipt.Parse(record)
+	if err != nil {
+		return nil, fmt.Errorf("reading a receipt: %w", err)
+	}
+	return r, nil
+}
+
+// tidy writes the file anew if most of it is of no use. If that fails, the file stays as it is, until it has grown
+// more.
+func (s *Store) tidy() {
+	if !s.untidy() {
+		return
+	}
+	s.appending.Lock()
+	defer s.appending.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file.Size() < s.compactAt || s.closed {
+		return
+	}
+	if err := s.compact(); err != nil {
+		s.c.Log.Warn("writing the file of receipts anew failed", "error", err)
+		s.compactAt = s.file.Size() + max(compactMin, s.file.Size()/4)
+		return
+	}
+	s.plan()
+}
+
+// untidy is cheap, and holds nobody up.
+func (s *Store) untidy() bool {
+	s.appending.RLock()
+	defer s.appending.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.file.Size() >= s.compactAt
+}
+
+// compact writes what is kept to a new file, which takes the place of the old one.
+func (s *Store) compact() (err error) {
+	if err := os.Remove(s.path(newName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	file, err := recordfile.Open(s.path(newName), recordfile.Options{Magic: magic, Wrap: s.c.Wrap})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, file.Close(), os.Remove(s.path(newName)))
+		}
+	}()
+	list := s.sorted()
+	offsets, err := s.copy(file, list)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(s.path(newName), s.path(fileName)); err != nil {
+		return err
+	}
+	for i, e := range list {
+		e.offset = offsets[i]
+	}
+	s.unsynced.Store(true)
+	old := s.file
+	s.file = file
+	if err := errors.Join(s.syncName(), old.Close()); err != nil {
+		s.c.Log.Warn("after the file of receipts was written anew", "error", err)
+	}
+	return nil
+}
+
+// syncName makes the new file's name durable, if that isn't done: until then a crash brings back the old file. That
+// holds all that was kept when the new one was made, and none of what came later.
+func (s *Store) syncName() error {
+	if !s.unsynced.Load() {
+		return nil
+	}
+	if err := recordfile.SyncDir(s.c.Dir); err != nil {
+		return err
+	}
+	s.unsynced.Store(false)
+	return nil
+}
+
+// copy appends the entries to a file, and gives their offsets there.
+func (s *Store) copy(to *recordfile.File, list []*entry) (offsets []int64, err error) {
+	var records [][]byte
+	size := 0
+	flush := func() error {
+		more, err := to.Append(records...)
+		offsets, records, size = append(offsets, more...), nil, 0
+		return err
+	}
+	for _, e := range list {
+		record, err := s.file.Read(e.offset)
+		if err != nil {
+			return nil, err
+		}
+		records, size = append(records, record), size+len(record)
+		if size >= copyMax {
+			if err := flush(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return offsets, flush()
+}
+
+// Stats are a store's.
+type Stats struct {
+	Receipts, Finals int   // that are kept
+	Live, File, Max  int64 // bytes of them, of the file, and the bound of the former
+}
+
+// Stats counts what is kept.
+func (s *Store) Stats() Stats {
+	s.appending.RLock()
+	defer s.appending.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := Stats{Receipts: len(s.entries), Live: s.live, File: s.file.Size(), Max: s.c.Max}
+	for _, e := range s.entries {
+		if e.final {
+			t.Finals++
+		}
+	}
+	return t
+}
+
+// Close closes the store. What was added is on disk.
+func (s *Store) Close() error {
+	s.appending.Lock()
+	defer s.appending.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	return errors.Join(s.file.Close(), s.lock.Close())
+}
