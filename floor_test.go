@@ -29,8 +29,8 @@ const module = "cocoon"
 var plan = map[string][]string{
 	// The programs.
 	"cmd/cocoon": {
-		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/strictjson",
-		"internal/terminal",
+		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/nanoton",
+		"internal/receipt", "internal/strictjson", "internal/terminal", "internal/treeproof",
 	},
 	"cmd/cocoon-gateway": {"attest", "attest/device", "gateway", "internal/daemon", "internal/tunnel"},
 	"cmd/cocoon-worker":  {"attest/device", "internal/daemon", "worker"},
@@ -74,6 +74,13 @@ var plan = map[string][]string{
 	"attest/simtee/tdx":   {"attest/simtee/keys", "attest/tdx"},
 	"attest/simtee/nvgpu": {"attest/nvgpu", "attest/simtee/keys"},
 
+	// Money and receipts: complete, and used by no daemon yet.
+	"billing":         {"billing/journal", "billing/ledger", "internal/nanoton"},
+	"billing/journal": nil,
+	"billing/ledger":  {"internal/nanoton"},
+	"billing/tally":   {"internal/receipt", "internal/recordfile", "internal/treeproof"},
+	"worker/receipts": {"internal/receipt", "internal/recordfile"},
+
 	// The leaves.
 	"internal/config":     nil,
 	"internal/daemon":     nil,
@@ -82,9 +89,12 @@ var plan = map[string][]string{
 	"internal/nanoton":    nil,
 	"internal/openai":     nil,
 	"internal/secret":     nil,
+	"internal/receipt":    {"internal/nanoton", "router/offer"},
+	"internal/recordfile": nil,
 	"internal/sse":        nil,
 	"internal/strictjson": nil,
 	"internal/terminal":   nil,
+	"internal/treeproof":  nil,
 	"internal/tunnel":     {"internal/h1"},
 
 	// For development, tests and measurements: none of the roles imports them.
@@ -114,13 +124,16 @@ var foreign = map[string][]string{
 	"github.com/ollama/ollama/api":        {"worker/engine"},
 	"github.com/ollama/ollama/types":      {"worker/engine"},
 	"github.com/openai/openai-go/v3":      {},
+	"github.com/jackc/pgx/v5":             {"billing/ledger"},
 	"github.com/prometheus/client_golang": {"gateway", "worker", "cmd"},
 	"github.com/rogpeppe/go-internal":     {},
 	"github.com/sashabaranov/go-openai":   {"cmd/cocoon"},
 	"go.uber.org/goleak":                  {},
 	"go.yaml.in/yaml/v4":                  {"internal/config"},
+	"golang.org/x/mod":                    {"billing/tally", "internal/treeproof", "cmd/cocoon"},
 	"golang.org/x/time/rate":              {"attest/collateral"},
 	"golang.org/x/sync":                   {"gateway", "worker", "cmd", "internal/bench", "attest/collateral"},
+	"modernc.org/sqlite":                  {"billing/ledger"},
 	"pgregory.net/rapid":                  {},
 }
 
