@@ -49,7 +49,8 @@ var plan = map[string][]string{
 	"router":       {"router/offer"},
 	"router/offer": {"internal/nanoton"},
 	"worker": {
-		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/nanoton", "internal/openai", "internal/tunnel", "router/offer",
+		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/nanoton",
+		"internal/recordfile", "internal/openai", "internal/tunnel", "router/offer",
 		"worker/engine",
 	},
 	"worker/engine": {"internal/openai", "internal/sse", "router/offer"},

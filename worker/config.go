@@ -24,8 +24,8 @@ type Config struct {
 	// Name is what gateways call this worker in lists and logs; it need not be unique. No spaces. Default "worker".
 	Name string `yaml:"name"`
 	// DataDir holds identity.pem, the key that gateways know this worker by. It is made at the first start. Whoever reads
-	// it can pose as this worker; without it the worker is a new one that has to be approved again. Two running workers
-	// must not share it: gateways would drop one for the other. Required.
+	// it can pose as this worker; without it the worker is a new one that has to be approved again. A second worker on it
+	// does not start. Required.
 	DataDir string `yaml:"data_dir"`
 	// Gateways are those that this worker serves, all at once, with the same models and prices. At least one is required.
 	Gateways []Gateway `yaml:"gateways"`

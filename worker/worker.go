@@ -19,6 +19,7 @@ import (
 
 	"cocoon/attest"
 	"cocoon/internal/daemon"
+	"cocoon/internal/recordfile"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 	"cocoon/worker/engine"
@@ -140,9 +141,13 @@ func (w *Worker) load() offer.Load {
 // Run serves until ctx ends, then tells gateways, lets running requests finish for a short while, and returns nil.
 // Another error means that the ops listener could not be opened or failed.
 func (w *Worker) Run(ctx context.Context) error {
+	lock, err := recordfile.Lock(filepath.Join(w.config.DataDir, "lock"))
+	if err != nil {
+		return fmt.Errorf("%w: two workers on one data_dir would push each other out at gateways", err)
+	}
+	defer lock.Close()
 	var ops net.Listener
 	if w.config.OpsListen != "" {
-		var err error
 		if ops, err = new(net.ListenConfig).Listen(ctx, "tcp", w.config.OpsListen); err != nil {
 			return fmt.Errorf("opening ops listener: %w", err)
 		}
@@ -170,7 +175,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		group.Go(func() error { return daemon.Serve(ctx, srv, ops) })
 	}
 	w.log.Info("worker runs", "id", w.ID(), "name", w.config.Name, "gateways", len(w.dialers))
-	err := group.Wait()
+	err = group.Wait()
 	if w.opened != nil {
 		w.opened.Close()
 	}

@@ -25,6 +25,7 @@ import (
 	"cocoon/attest/simtee"
 	simsnp "cocoon/attest/simtee/snp"
 	"cocoon/internal/h1"
+	"cocoon/internal/recordfile"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 	"cocoon/worker/engine/enginetest"
@@ -376,6 +377,31 @@ func TestOwnPolicy(t *testing.T) {
 	}
 	if peer, _ := gw.last(); peer != nil {
 		t.Error("it was offered all the same")
+	}
+}
+
+// TestSecondWorker does not start on the data folder of one that runs.
+func TestSecondWorker(t *testing.T) {
+	fake := enginetest.New()
+	c := configFor(t, serveFake(t, fake))
+	first, err := New(c, machine(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := New(c, machine(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- first.Run(ctx) }()
+	eventually(t, "the first runs", func() bool { return len(first.catalog.Load().offers) > 0 })
+	if err := second.Run(ctx); !errors.Is(err, recordfile.ErrLocked) || !strings.Contains(err.Error(), "data_dir") {
+		t.Errorf("the second: %v", err)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
