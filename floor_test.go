@@ -42,7 +42,7 @@ var plan = map[string][]string{
 
 	// The roles.
 	"gateway": {
-		"attest", "attest/channel", "attest/collateral", "attest/nvgpu", "internal/config", "internal/daemon",
+		"attest", "attest/channel", "attest/collateral", "attest/nvgpu", "internal/config", "internal/daemon", "internal/durable",
 		"internal/front", "internal/h1", "internal/openai", "internal/secret", "internal/sse", "internal/tunnel",
 		"router", "router/offer",
 	},
@@ -50,7 +50,7 @@ var plan = map[string][]string{
 	"router/offer": {"internal/nanoton"},
 	"worker": {
 		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/nanoton",
-		"internal/recordfile", "internal/openai", "internal/tunnel", "router/offer",
+		"internal/durable", "internal/openai", "internal/tunnel", "router/offer",
 		"worker/engine",
 	},
 	"worker/engine": {"internal/openai", "internal/sse", "router/offer"},
@@ -69,6 +69,7 @@ var plan = map[string][]string{
 	// Simulated hardware. No program that verifies links it: see TestNoSimulator.
 	"attest/simtee": {
 		"attest", "attest/nvgpu", "attest/simtee/nvgpu", "attest/simtee/snp", "attest/simtee/tdx", "attest/snp", "attest/tdx",
+		"internal/durable",
 	},
 	"attest/simtee/keys":  nil,
 	"attest/simtee/snp":   {"attest/simtee/keys", "attest/snp"},
@@ -77,26 +78,27 @@ var plan = map[string][]string{
 
 	// Money and receipts: complete, and used by no daemon yet.
 	"billing":         {"billing/journal", "billing/ledger", "internal/nanoton"},
-	"billing/journal": nil,
+	"billing/journal": {"internal/durable"},
 	"billing/ledger":  {"internal/nanoton"},
-	"billing/tally":   {"internal/receipt", "internal/recordfile", "internal/treeproof"},
-	"worker/receipts": {"internal/receipt", "internal/recordfile"},
+	"billing/tally":   {"internal/durable", "internal/receipt", "internal/recordfile", "internal/treeproof"},
+	"worker/receipts": {"internal/durable", "internal/receipt", "internal/recordfile"},
 
 	// The leaves.
 	"internal/config":     nil,
 	"internal/daemon":     nil,
+	"internal/durable":    nil,
 	"internal/front":      {"internal/daemon"},
 	"internal/h1":         nil,
 	"internal/nanoton":    nil,
 	"internal/openai":     nil,
 	"internal/secret":     nil,
 	"internal/receipt":    {"internal/nanoton", "router/offer"},
-	"internal/recordfile": nil,
+	"internal/recordfile": {"internal/durable"},
 	"internal/sse":        nil,
 	"internal/strictjson": nil,
 	"internal/terminal":   nil,
 	"internal/treeproof":  nil,
-	"internal/tunnel":     {"internal/h1"},
+	"internal/tunnel":     {"internal/durable", "internal/h1"},
 
 	// For development, tests and measurements: none of the roles imports them.
 	"internal/bench": {

@@ -24,6 +24,7 @@ import (
 	simsnp "cocoon/attest/simtee/snp"
 	simtdx "cocoon/attest/simtee/tdx"
 	"cocoon/attest/tdx"
+	"cocoon/internal/durable"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 )
@@ -297,7 +298,7 @@ func TestPolicyReload(t *testing.T) {
 	}
 	write := func(text string) {
 		t.Helper()
-		if err := writeFile(path, []byte(text)); err != nil {
+		if err := durable.Replace(path, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 	}

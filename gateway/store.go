@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"cocoon/internal/durable"
 )
 
 // storeMax bounds a state file: a million keys fit.
@@ -58,7 +60,7 @@ func (s store[T]) update(change func(*T) error) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(s.path, append(text, '\n'))
+	return durable.Replace(s.path, append(text, '\n'))
 }
 
 // stamp tells one content of the file from another without reading it.
@@ -92,26 +94,4 @@ func lockFile(path string) (unlock func(), err error) {
 		return nil, err
 	}
 	return func() { f.Close() }, nil
-}
-
-// writeFile replaces the file at path by content, readable by its owner alone; after a crash there is either
-// the old content or the new one.
-func writeFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".tmp*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

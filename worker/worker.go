@@ -19,7 +19,7 @@ import (
 
 	"cocoon/attest"
 	"cocoon/internal/daemon"
-	"cocoon/internal/recordfile"
+	"cocoon/internal/durable"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 	"cocoon/worker/engine"
@@ -141,7 +141,7 @@ func (w *Worker) load() offer.Load {
 // Run serves until ctx ends, then tells gateways, lets running requests finish for a short while, and returns nil.
 // Another error means that the ops listener could not be opened or failed.
 func (w *Worker) Run(ctx context.Context) error {
-	lock, err := recordfile.Lock(filepath.Join(w.config.DataDir, "lock"))
+	lock, err := durable.Lock(filepath.Join(w.config.DataDir, "lock"))
 	if err != nil {
 		return fmt.Errorf("%w: two workers on one data_dir would push each other out at gateways", err)
 	}

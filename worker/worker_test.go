@@ -24,8 +24,8 @@ import (
 	"cocoon/attest/channel"
 	"cocoon/attest/simtee"
 	simsnp "cocoon/attest/simtee/snp"
+	"cocoon/internal/durable"
 	"cocoon/internal/h1"
-	"cocoon/internal/recordfile"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 	"cocoon/worker/engine/enginetest"
@@ -396,7 +396,7 @@ func TestSecondWorker(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- first.Run(ctx) }()
 	eventually(t, "the first runs", func() bool { return len(first.catalog.Load().offers) > 0 })
-	if err := second.Run(ctx); !errors.Is(err, recordfile.ErrLocked) || !strings.Contains(err.Error(), "data_dir") {
+	if err := second.Run(ctx); !errors.Is(err, durable.ErrLocked) || !strings.Contains(err.Error(), "data_dir") {
 		t.Errorf("the second: %v", err)
 	}
 	stop()

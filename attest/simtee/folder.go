@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"cocoon/internal/durable"
 )
 
 // The files of a vendor's folder.
@@ -62,30 +64,8 @@ func create(dir string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := publish(dir, readmeFile, []byte(readme)); err != nil {
+	if err := durable.Publish(filepath.Join(dir, readmeFile), []byte(readme)); err != nil {
 		return err
 	}
-	return publish(dir, vendorFile, text)
-}
-
-// publish writes a file of which there is the whole or nothing, unless it is there already.
-func publish(dir, name string, text []byte) error {
-	f, err := os.CreateTemp(dir, name+".tmp*") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	path := filepath.Join(dir, name)
-	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) { // unlike Rename it never replaces
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Publish(filepath.Join(dir, vendorFile), text)
 }

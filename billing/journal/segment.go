@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"cocoon/internal/durable"
 )
 
 const (
@@ -197,12 +199,7 @@ func (j *Journal) create(s segment, content []byte) (file, error) {
 
 // syncDir makes names in dir durable.
 func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("%w the journal's folder: %w", errSync, err)
-	}
-	defer func() { _ = d.Close() }()
-	if err := d.Sync(); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return fmt.Errorf("%w the journal's folder: %w", errSync, err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"cocoon/internal/durable"
 	"cocoon/internal/receipt"
 	"cocoon/internal/recordfile"
 )
@@ -78,7 +79,7 @@ func (x *index) readState() {
 
 func (x *index) writeState(n, offset int64) error {
 	text := fmt.Appendf(nil, stateForm, n, offset, max(n, x.floor))
-	return recordfile.Replace(filepath.Join(x.dir, stateName), text)
+	return durable.Replace(filepath.Join(x.dir, stateName), text)
 }
 
 // openSized opens a file of at least a size. A shorter one is an error that says so.

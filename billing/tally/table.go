@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"cocoon/internal/durable"
 	"cocoon/internal/receipt"
 	"cocoon/internal/recordfile"
 )
@@ -176,7 +177,7 @@ func (t *table) grow() (err error) {
 	old := t.disk
 	t.disk, t.slots = disk, 2*t.slots
 	_ = old.Close() // nothing in it counts any more
-	return recordfile.SyncDir(filepath.Dir(t.path))
+	return durable.SyncDir(filepath.Dir(t.path))
 }
 
 func (t *table) sync() error {

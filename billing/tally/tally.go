@@ -24,6 +24,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"cocoon/internal/durable"
 	"cocoon/internal/receipt"
 	"cocoon/internal/recordfile"
 	"cocoon/internal/treeproof"
@@ -116,7 +117,7 @@ func Open(c Config) (*Log, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the folder of the log of receipts: %w", err)
 	}
-	if l.lock, err = recordfile.Lock(l.path(lockName)); err != nil {
+	if l.lock, err = durable.Lock(l.path(lockName)); err != nil {
 		return nil, fmt.Errorf("opening the log of receipts: %w", err)
 	}
 	if err := l.open(); err != nil {
@@ -361,7 +362,7 @@ func (l *Log) headOf(least int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := recordfile.Replace(l.path(headName), text); err != nil {
+	if err := durable.Replace(l.path(headName), text); err != nil {
 		return nil, fmt.Errorf("keeping a tree head: %w", err)
 	}
 	l.head, l.note = h, text

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 	"pgregory.net/rapid"
 
+	"cocoon/internal/durable"
 	"cocoon/internal/receipt"
 	"cocoon/internal/recordfile"
 	"cocoon/internal/treeproof"
@@ -109,7 +110,7 @@ func TestLog(t *testing.T) {
 	if want := "[1 4 4 0]"; err != nil || fmt.Sprint(again) != want {
 		t.Errorf("duplicates: %v, %v, want %s", again, err, want)
 	}
-	if _, err := Open(c); !errors.Is(err, recordfile.ErrLocked) {
+	if _, err := Open(c); !errors.Is(err, durable.ErrLocked) {
 		t.Errorf("open twice: %v", err)
 	}
 	for range 2 {

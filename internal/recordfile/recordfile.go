@@ -20,6 +20,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"cocoon/internal/durable"
 )
 
 // RecordMax bounds a record, bytes: more than any that we write, and little enough to read into memory.
@@ -158,7 +160,7 @@ func (f *File) create(magic string) error {
 		return err
 	}
 	f.size = f.magic
-	return SyncDir(filepath.Dir(f.path))
+	return durable.SyncDir(filepath.Dir(f.path))
 }
 
 // scan reads records from an offset up to the end, or to where a torn batch is no record.
@@ -364,32 +366,4 @@ func (f *File) Close() error {
 		return nil
 	}
 	return f.disk.Close()
-}
-
-// SyncDir makes the names in a folder durable.
-func SyncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// Replace writes a small file whole: after a crash it is the old one or the new one.
-func Replace(path string, text []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return fmt.Errorf("replacing %s: %w", path, err)
-	}
-	return SyncDir(filepath.Dir(path))
 }

@@ -358,36 +358,6 @@ func TestCutRefused(t *testing.T) {
 	}
 }
 
-func TestLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	f, err := Lock(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Lock(path); !errors.Is(err, ErrLocked) {
-		t.Errorf("a second lock: %v", err)
-	}
-	_ = f.Close()
-	if f, err = Lock(path); err != nil || f.Close() != nil {
-		t.Error(err)
-	}
-}
-
-func TestReplace(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "f")
-	for _, text := range []string{"one", "two"} {
-		if err := Replace(path, []byte(text)); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := os.ReadFile(path); err != nil || string(got) != text {
-			t.Errorf("%q, %v", got, err)
-		}
-	}
-	if err := Replace(filepath.Join(path, "x"), nil); err == nil {
-		t.Error("a file in a file")
-	}
-}
-
 // Open reads any file, or refuses it; what it takes it takes again.
 func FuzzOpen(f *testing.F) {
 	seed := filepath.Join(f.TempDir(), "seed")

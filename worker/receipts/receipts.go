@@ -24,6 +24,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"cocoon/internal/durable"
 	"cocoon/internal/receipt"
 	"cocoon/internal/recordfile"
 )
@@ -117,7 +118,7 @@ func Open(c Config) (*Store, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the folder of receipts: %w", err)
 	}
-	lock, err := recordfile.Lock(filepath.Join(c.Dir, lockName))
+	lock, err := durable.Lock(filepath.Join(c.Dir, lockName))
 	if err != nil {
 		return nil, fmt.Errorf("opening the store of receipts: %w", err)
 	}
@@ -442,7 +443,7 @@ func (s *Store) syncName() error {
 	if !s.unsynced.Load() {
 		return nil
 	}
-	if err := recordfile.SyncDir(s.c.Dir); err != nil {
+	if err := durable.SyncDir(s.c.Dir); err != nil {
 		return err
 	}
 	s.unsynced.Store(false)

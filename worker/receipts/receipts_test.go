@@ -16,6 +16,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"cocoon/internal/durable"
 	"cocoon/internal/receipt"
 	"cocoon/internal/recordfile"
 	"cocoon/router/offer"
@@ -98,7 +99,7 @@ func TestStore(t *testing.T) {
 	if err := s.Ack(receipt.Digest{9}, two.ID()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(c); !errors.Is(err, recordfile.ErrLocked) {
+	if _, err := Open(c); !errors.Is(err, durable.ErrLocked) {
 		t.Errorf("open twice: %v", err)
 	}
 	for range 2 {
