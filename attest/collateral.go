@@ -1,6 +1,8 @@
 package attest
 
 import (
+	"bytes"
+
 	"cocoon/attest/nvgpu"
 	"cocoon/attest/snp"
 	"cocoon/attest/tdx"
@@ -29,6 +31,9 @@ type Item struct {
 	Kind Kind   `json:"kind"`
 	Data []byte `json:"data"`
 }
+
+// Equal tells whether both are the same.
+func (i Item) Equal(other Item) bool { return i.Kind == other.Kind && bytes.Equal(i.Data, other.Data) }
 
 // SNPChainItem is the JSON of an SNPChain item. Fields are DER.
 type SNPChainItem struct {

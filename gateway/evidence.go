@@ -108,16 +108,11 @@ func (s *Server) watchSelf(ctx context.Context) {
 }
 
 func (s *Server) appraiseSelf(ctx context.Context) (attest.Verdict, error) {
-	nonce := attest.NewNonce()
-	text, err := s.self.responder.Answer(ctx, nil, channel.Request{V: attest.Version, Nonce: nonce}.Marshal())
+	e, err := s.self.responder.Own(ctx)
 	if err != nil {
 		return attest.Rejected, err
 	}
-	e, err := attest.ParseEvidence(text)
-	if err != nil {
-		return attest.Rejected, err
-	}
-	r, err := s.appraise(ctx, e, attest.Setting{Role: attest.Gateway, Nonce: nonce, ID: attest.Digest(s.ID())})
+	r, err := s.appraise(ctx, e, attest.Setting{Role: attest.Gateway, Nonce: e.Nonce, ID: attest.Digest(s.ID())})
 	if err != nil {
 		return attest.Rejected, err
 	}

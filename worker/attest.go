@@ -158,18 +158,9 @@ func (p *prover) check(ctx context.Context) error {
 	return nil
 }
 
-// evidence is fresh, bound to no connection.
-func (p *prover) evidence(ctx context.Context) (*attest.Evidence, error) {
-	text, err := p.responder.Answer(ctx, nil, channel.Request{V: attest.Version, Nonce: attest.NewNonce()}.Marshal())
-	if err != nil {
-		return nil, err
-	}
-	return attest.ParseEvidence(text)
-}
-
 // appraise judges fresh evidence of this machine. There may be a result with an error: then collateral was missing.
 func (p *prover) appraise(ctx context.Context, policy *attest.Policy) (*attest.Result, error) {
-	e, err := p.evidence(ctx)
+	e, err := p.responder.Own(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,7 @@ func (d *doctor) checkMachine(ctx context.Context, h Hardware, cert *tls.Certifi
 		return
 	}
 	if p.policy == nil {
-		if _, err := p.evidence(ctx); err != nil {
+		if _, err := p.responder.Own(ctx); err != nil {
 			d.add(Fail, name, "%s gives no evidence: %v", h.Attester.TEE(), err)
 			return
 		}

@@ -1,7 +1,6 @@
 package channel
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -71,10 +70,21 @@ func (r *Responder) Answer(ctx context.Context, export Exporter, request []byte)
 	return text, nil
 }
 
+// Own answers a challenge of the machine's own, bound to no connection, for it to judge itself. The evidence is over the
+// fresh nonce that it holds.
+func (r *Responder) Own(ctx context.Context) (*attest.Evidence, error) {
+	c := Challenge{Nonce: attest.NewNonce()}
+	text, err := r.Answer(ctx, nil, Request{V: attest.Version, Nonce: c.Nonce}.Marshal())
+	if err != nil {
+		return nil, err
+	}
+	return c.Open(text)
+}
+
 // union adds the items that are not there yet.
 func union(items, more []attest.Item) []attest.Item {
 	for _, m := range more {
-		if !slices.ContainsFunc(items, func(i attest.Item) bool { return i.Kind == m.Kind && bytes.Equal(i.Data, m.Data) }) {
+		if !slices.ContainsFunc(items, m.Equal) {
 			items = append(items, m)
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,7 +14,6 @@ import (
 	"cocoon/attest"
 	"cocoon/internal/config"
 	"cocoon/internal/receipt"
-	"cocoon/internal/terminal"
 	"cocoon/internal/treeproof"
 )
 
@@ -86,18 +84,7 @@ type signer struct {
 	first, last int64  // when the receipts that name it began and ended, milliseconds
 }
 
-func receiptsCommand(args []string, std streams) error {
-	ctx, stop := interruptible()
-	defer stop()
-	err := verifyReceipts(ctx, args, std)
-	switch _, own := errors.AsType[*statusError](err); {
-	case err == nil || own || errors.Is(err, flag.ErrHelp):
-		return err
-	case ctx.Err() != nil:
-		return context.Canceled
-	}
-	return &statusError{exitInput, errors.New(printable(oneLine(err), messageMax))}
-}
+func receiptsCommand(args []string, std streams) error { return judging(args, std, verifyReceipts) }
 
 // verifyReceipts judges all receipts of the files. Like verify, it fails if there was nothing to judge.
 func verifyReceipts(ctx context.Context, args []string, std streams) error {
@@ -212,20 +199,10 @@ func (s *signer) appraise(ctx context.Context, j *judge) {
 // reportReceipts prints what was found, the verdict last, and returns it as a status.
 func reportReceipts(out *os.File, slips []*slip, signers []*signer, asJSON bool) error {
 	verdict, status := sumUpReceipts(slips)
-	var err error
 	if asJSON {
-		err = printReceiptsJSON(out, slips, signers, verdict)
-	} else {
-		p := &printer{out: out, colour: terminal.Is(out) && os.Getenv("NO_COLOR") == ""}
-		err = p.receipts(slips, signers)
+		return concluded(status, printReceiptsJSON(out, slips, signers, verdict))
 	}
-	if err != nil {
-		return fmt.Errorf("writing the verdict: %w", err)
-	}
-	if status != 0 {
-		return &statusError{status: status}
-	}
-	return nil
+	return concluded(status, newPrinter(out).receipts(slips, signers))
 }
 
 // sumUpReceipts is the worst verdict of all receipts, and its exit status, as verify weighs them.

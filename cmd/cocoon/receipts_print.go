@@ -24,12 +24,7 @@ func (p *printer) receipts(slips []*slip, signers []*signer) error {
 		p.printf("\n")
 	}
 	verdict, line := receiptsLine(slips, signers)
-	code := red
-	if verdict == attest.Verified {
-		code = green
-	}
-	p.printf("%s\n", p.paint(code, line))
-	return p.err
+	return p.conclude(verdict, line)
 }
 
 func (p *printer) slip(s *slip) {

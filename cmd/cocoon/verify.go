@@ -14,7 +14,6 @@ import (
 
 	"cocoon/attest"
 	"cocoon/attest/channel"
-	"cocoon/internal/terminal"
 )
 
 // How verify ends, besides 0: every machine asked about is verified.
@@ -136,10 +135,13 @@ type machine struct {
 	result   *attest.Result
 }
 
-func verifyCommand(args []string, std streams) error {
+func verifyCommand(args []string, std streams) error { return judging(args, std, verify) }
+
+// judging runs a command that judges something: what is no verdict of its own means that there was nothing to judge.
+func judging(args []string, std streams, run func(context.Context, []string, streams) error) error {
 	ctx, stop := interruptible()
 	defer stop()
-	err := verify(ctx, args, std)
+	err := run(ctx, args, std)
 	switch _, own := errors.AsType[*statusError](err); {
 	case err == nil || own || errors.Is(err, flag.ErrHelp):
 		return err
@@ -224,15 +226,16 @@ func loadPolicy(path string) (*attest.Policy, error) {
 // report prints what was found, the verdict last, and returns it as a status.
 func report(out *os.File, machines []*machine, more int, asJSON bool) error {
 	verdict, status := sumUp(machines)
-	var err error
 	if asJSON {
-		err = printJSON(out, machines, verdict, status)
-	} else {
-		p := &printer{out: out, colour: terminal.Is(out) && os.Getenv("NO_COLOR") == ""}
-		err = p.all(machines, more)
+		return concluded(status, printJSON(out, machines, verdict, status))
 	}
-	if err != nil {
-		return fmt.Errorf("writing the verdict: %w", err)
+	return concluded(status, newPrinter(out).all(machines, more))
+}
+
+// concluded is a verdict's exit status as an error, after it was printed.
+func concluded(status int, printing error) error {
+	if printing != nil {
+		return fmt.Errorf("writing the verdict: %w", printing)
 	}
 	if status != 0 {
 		return &statusError{status: status}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"unicode/utf16"
 
 	"cocoon/attest"
+	"cocoon/internal/terminal"
 )
 
 // Limits on what is shown, in characters. The JSON has all of it.
@@ -92,6 +94,16 @@ func (p *printer) all(machines []*machine, more int) error {
 		p.printf("%d more workers were left out of the answer: ask for them one by one, with --worker\n", more)
 	}
 	verdict, line := verdictLine(machines)
+	return p.conclude(verdict, line)
+}
+
+// newPrinter prints in colours if out is a terminal whose user does not mind.
+func newPrinter(out *os.File) *printer {
+	return &printer{out: out, colour: terminal.Is(out) && os.Getenv("NO_COLOR") == ""}
+}
+
+// conclude prints the last line, the verdict. Its error is of all that was printed.
+func (p *printer) conclude(verdict attest.Verdict, line string) error {
 	code := red
 	if verdict == attest.Verified {
 		code = green

@@ -66,8 +66,7 @@ func (s *shelf) complete(ctx context.Context, e *attest.Evidence, at time.Time) 
 	with.Endorsements = slices.Concat(e.Endorsements, s.bundle)
 	items, err := s.store.Items(ctx, &with, at)
 	for _, item := range items {
-		same := func(u attest.Item) bool { return u.Kind == item.Kind && bytes.Equal(u.Data, item.Data) }
-		if !slices.ContainsFunc(s.used, same) {
+		if !slices.ContainsFunc(s.used, item.Equal) {
 			s.used = append(s.used, item)
 		}
 	}
