@@ -12,6 +12,12 @@ type Answer struct {
 	Finishes int
 	// Error tells of a top-level error that is not null.
 	Error bool
+	usage span // of the usage object
+}
+
+// AppendCost is what Chunk's is.
+func (a *Answer) AppendCost(b, body []byte, nanoton int64) []byte {
+	return a.usage.appendCost(b, body, nanoton)
 }
 
 // ReadAnswer reads the body of an answer. It fails for what ReadChunk fails for.
@@ -21,5 +27,5 @@ func ReadAnswer(body []byte) (Answer, error) {
 	if !c.read(&s) {
 		return Answer{}, fmt.Errorf("reading answer: %s at byte %d", s.why, s.pos)
 	}
-	return Answer{Usage: c.Usage, HasUsage: c.HasUsage, Finishes: c.Finishes, Error: c.Error}, nil
+	return Answer{Usage: c.Usage, HasUsage: c.HasUsage, Finishes: c.Finishes, Error: c.Error, usage: c.usage}, nil
 }

@@ -1,6 +1,10 @@
 package openai
 
-import "fmt"
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+)
 
 // usageMax bounds a token count that an engine reports: no answer has a trillion, and prices times it fit int64.
 const usageMax = 1 << 40
@@ -19,6 +23,7 @@ type Chunk struct {
 	Usage Usage
 	// HasUsage tells of a top-level usage object; null is none.
 	HasUsage bool
+	usage    span // of the usage object
 	// NoChoices tells that choices is empty or absent.
 	NoChoices bool
 	// Finishes counts the choices with a finish_reason.
@@ -40,6 +45,26 @@ func ReadChunk(data []byte) (Chunk, error) {
 	return c, nil
 }
 
+// AppendCost appends the event that c was read from, with cost_nanoton added to its usage object. One without usage is
+// appended as it is.
+func (c *Chunk) AppendCost(b, data []byte, nanoton int64) []byte {
+	return c.usage.appendCost(b, data, nanoton)
+}
+
+// appendCost does it for the usage object that stands in the span; a zero span is none.
+func (sp span) appendCost(b, data []byte, nanoton int64) []byte {
+	if sp.end == 0 {
+		return append(b, data...)
+	}
+	at := sp.end - 1 // the closing brace
+	b = append(b, data[:at]...)
+	if len(bytes.TrimSpace(data[sp.start+1:at])) > 0 {
+		b = append(b, ',')
+	}
+	b = strconv.AppendInt(append(b, `"cost_nanoton":`...), nanoton, 10)
+	return append(b, data[at:]...)
+}
+
 func (c *Chunk) read(s *scanner) bool {
 	s.begin()
 	for key, ok := s.member(true); ok; key, ok = s.member(false) {
@@ -47,10 +72,12 @@ func (c *Chunk) read(s *scanner) bool {
 		case "choices":
 			c.readChoices(s)
 		case "usage":
-			c.Usage, c.HasUsage = Usage{}, false
+			c.Usage, c.HasUsage, c.usage = Usage{}, false, span{}
 			if !s.literal("null") {
 				c.HasUsage = true
+				c.usage.start = s.pos
 				c.Usage.read(s)
+				c.usage.end = s.pos
 			}
 		case "error":
 			c.Error = !s.literal("null")

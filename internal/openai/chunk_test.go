@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 type chunkTest struct {
@@ -149,11 +150,12 @@ func testChunks(t *testing.T, tests []chunkTest) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tc.want, got); diff != "" {
+			if diff := cmp.Diff(tc.want, got, cmpopts.IgnoreUnexported(Chunk{})); diff != "" {
 				t.Errorf("chunk (-want +got):\n%s", diff)
 			}
 			a, err := ReadAnswer([]byte(tc.data))
-			want := Answer{tc.want.Usage, tc.want.HasUsage, tc.want.Finishes, tc.want.Error}
+			want := Answer{Usage: tc.want.Usage, HasUsage: tc.want.HasUsage, Finishes: tc.want.Finishes, Error: tc.want.Error}
+			a.usage = span{}
 			if err != nil || a != want {
 				t.Errorf("ReadAnswer = %+v, %v, want %+v", a, err, want)
 			}
@@ -204,6 +206,7 @@ func TestReadAnswer(t *testing.T) {
 		`"finish_reason":"length"}],` +
 		`"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21},"service_tier":"default"}` + "\n"))
 	want := Answer{Usage: Usage{Prompt: 9, Completion: 12}, HasUsage: true, Finishes: 2}
+	got.usage = span{}
 	if err != nil || got != want {
 		t.Errorf("ReadAnswer = %+v, %v, want %+v", got, err, want)
 	}
@@ -347,7 +350,7 @@ func checkChunk(t *testing.T, data []byte) {
 	if err != nil {
 		t.Fatalf("refused: %v: %s", err, data)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Chunk{})); diff != "" {
 		t.Fatalf("chunk (-json +ours):\n%s%s", diff, data)
 	}
 }
@@ -416,6 +419,32 @@ func BenchmarkReadAnswer(b *testing.B) {
 	for b.Loop() {
 		if _, err := ReadAnswer(data); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func TestAppendCost(t *testing.T) {
+	for _, tc := range []struct{ data, want string }{
+		{`{"usage":{"prompt_tokens":1}}`, `{"usage":{"prompt_tokens":1,"cost_nanoton":7}}`},
+		{`{"usage": { } ,"choices":[]}`, `{"usage": { "cost_nanoton":7} ,"choices":[]}`},
+		{`{"usage":{},"x":{"usage":{}}}`, `{"usage":{"cost_nanoton":7},"x":{"usage":{}}}`},
+		{`{"choices":[],"usage":null}`, `{"choices":[],"usage":null}`},
+		{`{"choices":[]}`, `{"choices":[]}`},
+		{`{"usage":{"prompt_tokens_details":{"cached_tokens":1}}}`, `{"usage":{"prompt_tokens_details":{"cached_tokens":1},"cost_nanoton":7}}`},
+	} {
+		c, err := ReadChunk([]byte(tc.data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(c.AppendCost([]byte("data: "), []byte(tc.data), 7)); got != "data: "+tc.want {
+			t.Errorf("%s becomes %s, want data: %s", tc.data, got, tc.want)
+		}
+		a, err := ReadAnswer([]byte(tc.data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(a.AppendCost(nil, []byte(tc.data), 7)); got != tc.want {
+			t.Errorf("answer %s becomes %s, want %s", tc.data, got, tc.want)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 // Limits of what a request may ask.
 const (
 	modelMax  = 256     // bytes of a model's name: longer than any, short enough for logs and metrics
+	userMax   = 128     // bytes of an end user's name: an account's ID or its hash
 	choiceMax = 128     // the most n that OpenAI takes
 	tokensMax = 1 << 31 // far above any context, and no product of it with a price or n overflows int64 unnoticed
 )
@@ -26,16 +27,22 @@ type Head struct {
 	IncludeUsage bool
 	// MaxTokens is max_completion_tokens if there, else max_tokens, in tokens; 0 if neither is given.
 	MaxTokens int64
+	// Limit is the largest of max_tokens, max_completion_tokens and llama.cpp's n_predict, tokens of one answer: engines
+	// differ in which they take. 0 if none of them bounds it.
+	Limit int64
 	// N is the number of answers asked for, 1 if not given.
 	N int64
 	// Tools tells whether there are tools or (legacy) functions.
 	Tools bool
+	// User is the end user that the client names, decoded; "" if it names none, or not in 1 to 128 printable bytes.
+	User string
 
-	size        int  // of the body the spans are of
-	end         int  // index of the object's closing brace
-	model       span // the model's value, with its quotes
-	options     span // the value of stream_options
-	usage       span // the value of include_usage in it
+	size        int     // of the body the spans are of
+	end         int     // index of the object's closing brace
+	model       span    // the model's value, with its quotes
+	options     span    // the value of stream_options
+	usage       span    // the value of include_usage in it
+	limits      [3]span // the values of max_tokens, max_completion_tokens and n_predict
 	optionsNull bool
 	optionsBare bool // an object without members
 	hasMax      bool // max_completion_tokens is given
@@ -54,15 +61,18 @@ const (
 	fieldStreamOptions
 	fieldMaxTokens
 	fieldMaxCompletionTokens
+	fieldNPredict
 	fieldN
 	fieldTools
 	fieldFunctions
+	fieldUser
 	fieldCount
 )
 
 // fieldNames has the key of each field.
 var fieldNames = [fieldCount]string{
-	"", "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "tools", "functions",
+	"", "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n_predict", "n", "tools", "functions",
+	"user",
 }
 
 const includeUsage = "include_usage"
@@ -126,17 +136,21 @@ func fieldOf(key []byte, odd bool) (f field, exact bool) {
 		return fieldMaxTokens, true
 	case "max_completion_tokens":
 		return fieldMaxCompletionTokens, true
+	case "n_predict":
+		return fieldNPredict, true
 	case "n":
 		return fieldN, true
 	case "tools":
 		return fieldTools, true
 	case "functions":
 		return fieldFunctions, true
+	case "user":
+		return fieldUser, true
 	}
 	if !odd || len(key) > scratchLen {
 		return 0, false
 	}
-	for i := fieldModel; i < fieldCount; i++ {
+	for i := fieldModel; i < fieldUser; i++ { // no engine relies on user
 		if bytes.EqualFold(key, []byte(fieldNames[i])) {
 			return i, false
 		}
@@ -157,18 +171,8 @@ func (h *Head) read(f field, s *scanner) string {
 		}
 	case fieldStreamOptions:
 		return h.readOptions(s)
-	case fieldMaxTokens, fieldMaxCompletionTokens:
-		null := s.peek() == 'n'
-		n, ok := s.integer(tokensMax)
-		if !ok {
-			return "is not an integer from 0 to 2147483648"
-		}
-		if f == fieldMaxCompletionTokens && !null {
-			h.hasMax = true
-			h.MaxTokens = n
-		} else if !h.hasMax && !null {
-			h.MaxTokens = n
-		}
+	case fieldMaxTokens, fieldMaxCompletionTokens, fieldNPredict:
+		return h.readLimit(f, s)
 	case fieldN:
 		null := s.peek() == 'n'
 		n, ok := s.integer(choiceMax)
@@ -186,8 +190,48 @@ func (h *Head) read(f field, s *scanner) string {
 		if s.filled() {
 			h.Tools = true
 		}
+	case fieldUser:
+		h.readUser(s)
 	}
 	return ""
+}
+
+// readLimit takes a bound of the answer's tokens.
+func (h *Head) readLimit(f field, s *scanner) string {
+	at := &h.limits[f-fieldMaxTokens]
+	at.start = s.pos
+	null := s.peek() == 'n'
+	n, ok := s.integer(tokensMax)
+	if !ok {
+		return "is not an integer from 0 to 2147483648"
+	}
+	at.end = s.pos
+	h.Limit = max(h.Limit, n)
+	switch {
+	case null || f == fieldNPredict:
+	case f == fieldMaxCompletionTokens:
+		h.hasMax = true
+		h.MaxTokens = n
+	case !h.hasMax:
+		h.MaxTokens = n
+	}
+	return ""
+}
+
+// readUser takes the end user's name. One that is none is no fault: engines ignore it.
+func (h *Head) readUser(s *scanner) {
+	if s.peek() != '"' {
+		s.skip()
+		return
+	}
+	raw, ok := s.str()
+	if !ok || len(raw) > 6*userMax {
+		return
+	}
+	name, ok := unescape(nil, raw)
+	if ok && len(name) <= userMax && utf8.Valid(name) && !bytes.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		h.User = string(name)
+	}
 }
 
 // boolean reads true, false, or null as false; ok is false for any other value.
@@ -294,6 +338,29 @@ func (h *Head) WithUsage(body []byte) []byte {
 	return h.splice(body, span{h.end, h.end}, `,"stream_options":{"include_usage":true}`)
 }
 
+// WithLimit returns the body with n, at least 1, as the most tokens of one answer: in the place of each bound that is
+// given and does not bound it to as few, or as max_tokens if there is none. Of the body it asks, and does with it, the
+// same as WithUsage; h.Limit is n then.
+func (h *Head) WithLimit(body []byte, n int64) []byte {
+	h.check(body)
+	text, given := strconv.FormatInt(n, 10), false
+	for i := range h.limits {
+		at := h.limits[i]
+		if at.start == 0 {
+			continue
+		}
+		given = true
+		if now, err := strconv.ParseInt(string(body[at.start:at.end]), 10, 64); err != nil || now == 0 || now > n {
+			body = h.splice(body, at, text)
+		}
+	}
+	if !given {
+		body = h.splice(body, span{h.end, h.end}, `,"max_tokens":`+text)
+	}
+	h.Limit = n
+	return body
+}
+
 // WithModel returns the body with the model's value replaced by a name, for engines that know the model under another.
 // Of the body it asks, and does with it, the same as WithUsage; h.Model stays as the client asked.
 func (h *Head) WithModel(body []byte, name string) []byte {
@@ -311,7 +378,7 @@ func (h *Head) check(body []byte) {
 // splice replaces a part of the body and moves the spans along.
 func (h *Head) splice(body []byte, at span, text string) []byte {
 	grow := len(text) - (at.end - at.start)
-	for _, sp := range []*span{&h.model, &h.options, &h.usage} {
+	for _, sp := range []*span{&h.model, &h.options, &h.usage, &h.limits[0], &h.limits[1], &h.limits[2]} {
 		switch {
 		case sp.start >= at.end:
 			sp.start += grow

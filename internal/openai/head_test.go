@@ -25,7 +25,7 @@ func TestReadHead(t *testing.T) {
 		{
 			"all", `{"model":"a/b:free","stream":true,"stream_options":{"include_usage":true},"max_tokens":5,` +
 				`"n":3,"tools":[{"type":"function"}],"messages":[{"role":"user","content":"hi"}]}`,
-			Head{Model: "a/b:free", Stream: true, IncludeUsage: true, MaxTokens: 5, N: 3, Tools: true},
+			Head{Model: "a/b:free", Stream: true, IncludeUsage: true, MaxTokens: 5, Limit: 5, N: 3, Tools: true},
 		},
 		{
 			"nulls", `{"model":"m","stream":null,"stream_options":null,"max_tokens":null,` +
@@ -39,21 +39,27 @@ func TestReadHead(t *testing.T) {
 		{"usage null", `{"model":"m","stream_options":{"include_usage":null}}`, Head{Model: "m", N: 1}},
 		{
 			"newer max after", `{"model":"m","max_tokens":5,"max_completion_tokens":7}`,
-			Head{Model: "m", MaxTokens: 7, N: 1},
+			Head{Model: "m", MaxTokens: 7, Limit: 7, N: 1},
 		},
 		{
 			"newer max before", `{"model":"m","max_completion_tokens":7,"max_tokens":5}`,
-			Head{Model: "m", MaxTokens: 7, N: 1},
+			Head{Model: "m", MaxTokens: 7, Limit: 7, N: 1},
 		},
 		{
 			"newer max null", `{"model":"m","max_tokens":5,"max_completion_tokens":null}`,
-			Head{Model: "m", MaxTokens: 5, N: 1},
+			Head{Model: "m", MaxTokens: 5, Limit: 5, N: 1},
 		},
 		{
 			"newer max null before", `{"model":"m","max_completion_tokens":null,"max_tokens":5}`,
-			Head{Model: "m", MaxTokens: 5, N: 1},
+			Head{Model: "m", MaxTokens: 5, Limit: 5, N: 1},
 		},
-		{"limits", `{"model":"m","max_tokens":2147483648,"n":128}`, Head{Model: "m", MaxTokens: 1 << 31, N: 128}},
+		{"limits", `{"model":"m","max_tokens":2147483648,"n":128}`, Head{Model: "m", MaxTokens: 1 << 31, Limit: 1 << 31, N: 128}},
+		{"the larger limit", `{"model":"m","max_tokens":9,"max_completion_tokens":7}`, Head{Model: "m", MaxTokens: 7, Limit: 9, N: 1}},
+		{"llama.cpp's limit", `{"model":"m","max_tokens":5,"n_predict":8}`, Head{Model: "m", MaxTokens: 5, Limit: 8, N: 1}},
+		{"user", `{"model":"m","user":"\u00e9va"}`, Head{Model: "m", User: "éva", N: 1}},
+		{"users that are none", `{"model":"m","USER":"x","user":{"a":1}}`, Head{Model: "m", N: 1}},
+		{"user with a line end", `{"model":"m","user":"a\nb"}`, Head{Model: "m", N: 1}},
+		{"long user", `{"model":"m","user":"` + longest + `"}`, Head{Model: "m", N: 1}},
 		{"max zero", `{"model":"m","max_tokens":0}`, Head{Model: "m", N: 1}},
 		{"tools empty", `{"model":"m","tools":[ ],"functions":[]}`, Head{Model: "m", N: 1}},
 		{"functions", `{"model":"m","functions":[0]}`, Head{Model: "m", N: 1, Tools: true}},
@@ -294,6 +300,33 @@ func TestWithModel(t *testing.T) {
 	}
 }
 
+func TestWithLimit(t *testing.T) {
+	for _, tc := range []struct{ body, want string }{
+		{`{"model":"m"}`, `{"model":"m","max_tokens":20}`},
+		{`{"model":"m","max_tokens":7}`, `{"model":"m","max_tokens":7}`},
+		{`{"model":"m","max_tokens":0}`, `{"model":"m","max_tokens":20}`},
+		{`{"max_tokens":null,"model":"m"}`, `{"max_tokens":20,"model":"m"}`},
+		{`{"max_tokens":100,"model":"m","max_completion_tokens":3}`, `{"max_tokens":20,"model":"m","max_completion_tokens":3}`},
+		{`{"n_predict":1000, "model":"m","max_completion_tokens": 300 }`, `{"n_predict":20, "model":"m","max_completion_tokens": 20 }`},
+	} {
+		h, err := ReadHead([]byte(tc.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := h.WithLimit(bytes.Clone([]byte(tc.body)), 20)
+		if string(body) != tc.want {
+			t.Errorf("%s becomes %s, want %s", tc.body, body, tc.want)
+		}
+		if again, err := ReadHead(body); err != nil || again.Limit > 20 || again.Limit == 0 || h.Limit != 20 {
+			t.Errorf("%s has the limit %d, %v, want 1 to 20; its head says %d", body, again.Limit, err, h.Limit)
+		}
+		// The head goes on to be good for other edits.
+		if body = h.WithModel(body, "other"); !json.Valid(body) || !strings.Contains(string(body), `"model":"other"`) {
+			t.Errorf("%s with another model becomes %s", tc.body, body)
+		}
+	}
+}
+
 func TestEditOfAnotherBodyPanics(t *testing.T) {
 	body := []byte(`{"model":"m","stream":true}`)
 	h, err := ReadHead(body)
@@ -315,6 +348,7 @@ type foldingRequest struct {
 	Stream              *bool  `json:"stream"`
 	MaxTokens           *int64 `json:"max_tokens"`
 	MaxCompletionTokens *int64 `json:"max_completion_tokens"`
+	NPredict            *int64 `json:"n_predict"`
 	N                   *int64 `json:"n"`
 	Tools               []any  `json:"tools"`
 	Functions           []any  `json:"functions"`
@@ -338,6 +372,7 @@ func mapRequest(body []byte) (r foldingRequest, err error) {
 	take(top, "stream", &r.Stream)
 	take(top, "max_tokens", &r.MaxTokens)
 	take(top, "max_completion_tokens", &r.MaxCompletionTokens)
+	take(top, "n_predict", &r.NPredict)
 	take(top, "n", &r.N)
 	take(top, "tools", &r.Tools)
 	take(top, "functions", &r.Functions)
@@ -362,6 +397,11 @@ func (r *foldingRequest) head() Head {
 	}
 	if r.MaxCompletionTokens != nil {
 		h.MaxTokens = *r.MaxCompletionTokens
+	}
+	for _, n := range []*int64{r.MaxTokens, r.MaxCompletionTokens, r.NPredict} {
+		if n != nil {
+			h.Limit = max(h.Limit, *n)
+		}
 	}
 	if r.N != nil {
 		h.N = *r.N
@@ -392,7 +432,7 @@ func checkHead(t *testing.T, body []byte) {
 		t.Fatalf("accepted, but encoding/json says %v", err)
 	}
 	for name, r := range map[string]foldingRequest{"struct": folding, "map": mapped} {
-		if diff := cmp.Diff(r.head(), h, exportedOnly); diff != "" {
+		if diff := cmp.Diff(r.head(), h, exportedOnly, cmpopts.IgnoreFields(Head{}, "User")); diff != "" {
 			t.Fatalf("head against a %s (-json +ours):\n%s", name, diff)
 		}
 	}

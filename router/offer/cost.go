@@ -60,3 +60,41 @@ func (p Price) Cost(u Usage) (nanoton.Amount, error) {
 	cost, _ := bits.Div64(high, low, perMTok) // at most 2*TokensMax*PriceMax/perMTok: a quarter of an Amount's range
 	return nanoton.Amount(cost), nil
 }
+
+// FeeMax bounds a gateway's fee, parts per million of the worker's price: as much again.
+const FeeMax = 1_000_000
+
+// WithFee is the price with a gateway's share on top, parts per million, each part rounded up to a whole nanoTON per
+// million tokens: what customers see and pay. It never goes beyond PriceMax, and never below the price itself.
+func (p Price) WithFee(ppm int64) Price {
+	ppm = min(max(ppm, 0), FeeMax)
+	part := func(a nanoton.Amount) nanoton.Amount { // at most 2e18: fits
+		fee := (int64(a)*ppm + 999_999) / 1_000_000
+		return max(a, min(a+nanoton.Amount(fee), PriceMax))
+	}
+	return Price{part(p.In), part(p.Cached), part(p.Out)}
+}
+
+// Ceiling is the most that a request can cost with at most in tokens to read and out to make.
+func (p Price) Ceiling(in, out int64) (nanoton.Amount, error) {
+	p.In = max(p.In, p.Cached) // whichever of them the prompt is billed as
+	return p.Cost(Usage{In: in, Out: out})
+}
+
+// Affords is how many tokens of answer an amount pays for after in tokens to read; negative if not even those.
+func (p Price) Affords(amount nanoton.Amount, in int64) int64 {
+	whole, err := p.Ceiling(in, 0)
+	if err != nil || amount < whole {
+		return -1
+	}
+	if p.Out == 0 {
+		return TokensMax
+	}
+	// The part of a nanoTON that rounding up may have added is not counted on.
+	high, low := bits.Mul64(uint64(amount-whole), perMTok)
+	if high >= uint64(p.Out) {
+		return TokensMax
+	}
+	n, _ := bits.Div64(high, low, uint64(p.Out))
+	return int64(min(n, TokensMax))
+}

@@ -77,3 +77,52 @@ func TestCostIsExact(t *testing.T) {
 		}
 	})
 }
+
+func TestWithFee(t *testing.T) {
+	for _, c := range []struct {
+		price Price
+		ppm   int64
+		want  Price
+	}{
+		{Price{1000, 100, 3000}, 0, Price{1000, 100, 3000}},
+		{Price{1000, 100, 3000}, 50_000, Price{1050, 105, 3150}},
+		{Price{1, 0, 7}, 1, Price{2, 0, 8}}, // rounded up, but nothing stays nothing
+		{Price{10, 10, 10}, FeeMax, Price{20, 20, 20}},
+		{Price{10, 10, 10}, 2 * FeeMax, Price{20, 20, 20}},
+		{Price{10, 10, 10}, -1, Price{10, 10, 10}},
+		{Price{PriceMax, PriceMax - 1, 0}, FeeMax, Price{PriceMax, PriceMax, 0}},
+	} {
+		if got := c.price.WithFee(c.ppm); got != c.want || got.Validate() != nil {
+			t.Errorf("%+v with %d ppm is %+v, want %+v", c.price, c.ppm, got, c.want)
+		}
+	}
+}
+
+// TestAffords holds what is held against what can be billed: never more than the ceiling, and the ceiling of what an
+// amount affords never above it.
+func TestAffords(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		price := func(name string) nanoton.Amount {
+			return nanoton.Amount(rapid.Int64Range(0, int64(PriceMax)).Draw(t, name))
+		}
+		p := Price{price("in"), price("cached"), price("out")}
+		in := rapid.Int64Range(0, 1<<30).Draw(t, "in")
+		amount := nanoton.Amount(rapid.Int64Range(0, math.MaxInt64/4).Draw(t, "amount"))
+		n := p.Affords(amount, in)
+		if n < 0 {
+			if least, err := p.Ceiling(in, 0); err != nil || least <= amount {
+				t.Fatalf("%+v: %d do not afford %d tokens to read, which cost %d, %v", p, amount, in, least, err)
+			}
+			return
+		}
+		ceiling, err := p.Ceiling(in, n)
+		if err != nil || ceiling > amount && p.Out > 0 {
+			t.Fatalf("%+v: %d afford %d tokens, which cost %d, %v", p, amount, n, ceiling, err)
+		}
+		u := Usage{In: rapid.Int64Range(0, in).Draw(t, "used"), Out: rapid.Int64Range(0, n).Draw(t, "made")}
+		u.Cached = rapid.Int64Range(0, u.In).Draw(t, "cached")
+		if cost, err := p.Cost(u); err != nil || cost > ceiling {
+			t.Fatalf("%+v: %+v costs %d, %v, more than the ceiling %d", p, u, cost, err, ceiling)
+		}
+	})
+}
