@@ -19,7 +19,7 @@ import (
 
 // Limits of receipts verify.
 const (
-	receiptsFileMax = 64 << 20 // 80,000 receipts
+	receiptsFileMax = 64 << 20 // 30,000 receipts or more
 	evidenceMax     = 64       // files: each is appraised
 )
 

@@ -237,5 +237,8 @@ func (s *slip) checkMode(by *signer) {
 		s.fail("receipt.mode", string(s.Mode), "simulated, as the signer's hardware is")
 		return
 	}
+	if s.Mode == receipt.Unprotected {
+		s.notes = append(s.notes, "the worker is attested; the gateway that the request came through says that it is not, and could read it")
+	}
 	s.pass("receipt.mode", string(s.Mode))
 }

@@ -64,7 +64,7 @@ func (p *paid) saved(t *testing.T, name string, change func(*attest.Keyset)) str
 	nonce := attest.NewNonce()
 	r := p.relayed(t, nonce, k)
 	path := filepath.Join(p.dir, name)
-	m := &machine{role: k.Role, nonce: nonce, proof: r.Proof, evidence: r.Evidence}
+	m := &machine{role: k.Role, nonce: nonce, proof: &r.Proof, evidence: r.Evidence}
 	if err := writeSaved(path, m, time.Now()); err != nil {
 		t.Fatal(err)
 	}
@@ -184,6 +184,56 @@ func TestReceiptsVerify(t *testing.T) {
 		default:
 			o.want(t, exitRejected, "\nREJECTED: receipt ", "receipt.keyset")
 		}
+	}
+}
+
+// What a gateway gives: receipts of a batch, with keyset, and the evidence that it judged itself.
+func TestReceiptsOfGateway(t *testing.T) {
+	p := newPaid(t)
+	nonce, binder := attest.NewNonce(), attest.NewNonce()
+	e, err := attest.Collect(t.Context(), p.machine[attest.Worker], p.keyset, nonce, binder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(name string, binder attest.Digest) string {
+		return p.file(t, name, fmt.Sprintf(`{"v":1,"role":"worker","nonce":"%s","binder":"%s","evidence":%s,"at":"%s"}`,
+			nonce, binder, text, time.Now().Format(time.RFC3339)))
+	}
+	evidence := file("judged.json", binder)
+	var list []receipt.Receipt
+	for i := range 3 {
+		r := p.receipt()
+		r.Request, r.Kind = fmt.Sprintf("req_%032x", i), receipt.Final
+		list = append(list, r)
+	}
+	batch, err := receipt.SignBatch(list, signingKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	item := receipt.Item{Signed: batch[1], Keyset: p.keyset}
+	one := p.file(t, "one", string(item.Append(nil)))
+	all := p.file(t, "all", string(batch[0].Append(item.Append(batch[2].Wire()))))
+	p.judge(t, one, "--evidence", evidence).want(t, exitRejected, simulatedLast, "PASS  receipt.signature", "PASS  evidence.verdict")
+	p.judge(t, all, "--evidence", evidence).want(t, exitRejected, simulatedLast+"3 of 3 receipts")
+	p.judge(t, one, "--evidence", file("other.json", nonce)).want(t, exitRejected, "\nREJECTED: receipt ", "cpu.report_data")
+	p.judge(t, one, "--evidence", file("none.json", attest.Digest{})).want(t, exitRejected, "\nREJECTED: receipt ", "cpu.report_data")
+	moved := strings.Replace(string(batch[1].Wire()), "batch index 1 ", "batch index 0 ", 1)
+	p.judge(t, p.file(t, "moved", moved), "--evidence", evidence).want(t, exitRejected, "\nREJECTED: receipt ", "receipt.signature")
+	p.run(t, "verify", evidence, "--policy", p.policy, "--cache", p.dir).want(t, exitRejected, "\nSIMULATED, NOT VERIFIED: ")
+	for name, change := range map[string][2]string{
+		"role":  {`"role":"worker"`, `"role":"gateway"`},
+		"proof": {`"binder"`, `"proof":{"index":0,"size":1,"path":[]},"binder"`},
+	} {
+		text, err := os.ReadFile(evidence)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad := p.file(t, name, strings.Replace(string(text), change[0], change[1], 1))
+		p.judge(t, one, "--evidence", bad).want(t, exitInput, "is no saved evidence")
 	}
 }
 
@@ -364,6 +414,12 @@ func TestReceiptsLine(t *testing.T) {
 	}
 	if verdict, line = receiptsLine(slips(receipt.Simulated), []*signer{by}); verdict != attest.Simulated {
 		t.Errorf("%s %q", verdict, line)
+	}
+	if verdict, line = receiptsLine(slips(receipt.Unprotected), []*signer{by}); verdict != attest.Verified {
+		t.Errorf("%s %q", verdict, line)
+	}
+	if notes := slips(receipt.Unprotected)[0].notes; len(notes) != 1 || !strings.Contains(notes[0], "could read it") {
+		t.Errorf("%q", notes)
 	}
 	by.result = &attest.Result{Verdict: attest.Unsupported}
 	if verdict, line = receiptsLine(slips(receipt.Gateway), []*signer{by}); verdict != attest.Unsupported {

@@ -123,14 +123,15 @@ func (o *verifyOptions) time() (time.Time, error) {
 // machine is one machine that was asked about, with what came of it.
 type machine struct {
 	role     attest.Role
-	id       attest.Digest // whom it must be; zero: anyone
-	name     string        // the gateway's word for it, or where it is
-	model    string        // that it was asked for; may be empty
-	nonce    attest.Digest // ours
-	proof    channel.Proof // that leads from it to the evidence's
-	tls      attest.Digest // of the key that the gateway showed; zero for a worker, or without TLS
-	evidence []byte        // JSON of attest.Evidence
-	absent   string        // why there is none
+	id       attest.Digest  // whom it must be; zero: anyone
+	name     string         // the gateway's word for it, or where it is
+	model    string         // that it was asked for; may be empty
+	nonce    attest.Digest  // ours; in a gateway's file that gateway's
+	proof    *channel.Proof // that leads from it to the evidence's; nil in such a file: it is the evidence's
+	binder   attest.Digest  // of the connection that such a gateway asked on
+	tls      attest.Digest  // of the key that the gateway showed; zero for a worker, or without TLS
+	evidence []byte         // JSON of attest.Evidence
+	absent   string         // why there is none
 	notes    []string
 	result   *attest.Result
 }

@@ -140,7 +140,7 @@ func (g *gateway) itself(ctx context.Context) ([]*machine, error) {
 	case answer.V != attest.Version:
 		return nil, fmt.Errorf("garbage from the gateway: version %d of its answer, want %d", answer.V, attest.Version)
 	}
-	m.evidence, m.proof = answer.Evidence, answer.Proof
+	m.evidence, m.proof = answer.Evidence, &answer.Proof
 	if state != nil {
 		m.tls = sha256.Sum256(state.PeerCertificates[0].RawSubjectPublicKeyInfo)
 		m.notes = append(m.notes, g.webPKI(state))
@@ -232,7 +232,7 @@ func listed(w *channel.ListedWorker, nonce attest.Digest, model string) *machine
 	}
 	switch {
 	case w.Relayed != nil:
-		m.evidence, m.proof = w.Evidence, w.Proof
+		m.evidence, m.proof = w.Evidence, &w.Proof
 	case w.Error != "":
 		m.absent = "the gateway got none: " + w.Error
 	default:

@@ -28,7 +28,7 @@ func (j *judge) appraise(ctx context.Context, m *machine, at time.Time) *attest.
 	if m.absent != "" {
 		return j.refuse(m, at, attest.Check{Name: checkForm, Got: "none: " + m.absent, Want: "evidence"})
 	}
-	root, err := m.proof.Root(m.nonce)
+	root, err := m.root()
 	if err != nil {
 		c := attest.Check{Name: checkNonce, Got: err.Error(), Want: "a proof that leads from our nonce to the evidence's"}
 		return j.refuse(m, at, c)
@@ -40,7 +40,7 @@ func (j *judge) appraise(ctx context.Context, m *machine, at time.Time) *attest.
 	if e == nil {
 		return j.refuse(m, at, attest.Check{Name: checkForm, Got: err.Error(), Want: "evidence of version 1"})
 	}
-	setting := attest.Setting{Role: m.role, Nonce: root, TLS: m.tls, ID: m.id, Now: at}
+	setting := attest.Setting{Role: m.role, Nonce: root, Binder: m.binder, TLS: m.tls, ID: m.id, Now: at}
 	if e.Nonce != root { // nothing will be verified, so nothing is fetched
 		return j.finish(m, j.policy.Appraise(e, attest.Collateral{}, setting))
 	}
@@ -49,6 +49,14 @@ func (j *judge) appraise(ctx context.Context, m *machine, at time.Time) *attest.
 		m.notes = append(m.notes, "collateral: "+oneLine(err))
 	}
 	return j.finish(m, j.policy.Appraise(e, c, setting))
+}
+
+// root is the nonce that the evidence must be over.
+func (m *machine) root() (attest.Digest, error) {
+	if m.proof == nil {
+		return m.nonce, nil
+	}
+	return m.proof.Root(m.nonce)
 }
 
 // otherVersion is evidence of a version that this program does not know, with nothing but its version; nil if the text

@@ -195,6 +195,8 @@ func FuzzListing(f *testing.F) {
 func FuzzSaved(f *testing.F) {
 	f.Add([]byte(`{"v":1,"role":"worker","nonce":"` + id(1).String() + `","proof":{"index":0,"size":1,"path":[]},` +
 		`"tls_spki_sha256":"` + attest.Digest{}.String() + `","evidence":{"v":1},"at":"2026-11-26T00:00:00Z"}`))
+	f.Add([]byte(`{"v":1,"role":"worker","nonce":"` + id(1).String() + `","binder":"` + id(2).String() + `",` +
+		`"evidence":{"v":1},"at":"2026-11-26T00:00:00Z"}`))
 	f.Add([]byte(`{"v":1,"role":"gateway","nonce":"00"}`))
 	j := offlineJudge(f)
 	f.Fuzz(func(t *testing.T, text []byte) {

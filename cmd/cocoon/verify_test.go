@@ -491,7 +491,7 @@ func TestVerifyBundle(t *testing.T) {
 		if err := strictjson.Decode(relayed.Evidence, &e); err != nil {
 			t.Fatal(err)
 		}
-		m := &machine{role: role, nonce: nonce, proof: relayed.Proof, evidence: relayed.Evidence}
+		m := &machine{role: role, nonce: nonce, proof: &relayed.Proof, evidence: relayed.Evidence}
 		if role == attest.Gateway {
 			m.tls = id(9)
 		}

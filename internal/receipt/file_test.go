@@ -64,6 +64,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(first(f).Wire())
 	f.Add(follow(f, first(f), Final, nil).Wire())
 	f.Add([]byte(golden))
+	for _, s := range batch(f, 3) {
+		f.Add(s.Wire())
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := Parse(b)
 		if err != nil {
@@ -72,8 +75,11 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if !bytes.Equal(s.Wire(), b) || len(b) > WireMax || s.Validate() != nil {
+		if !bytes.Equal(s.Wire(), b) || len(b) > WireMax || s.Validate() != nil || !Is(b) || s.Receipt.ID() != s.ID() {
 			t.Fatalf("%q is read as %q", b, s.Wire())
+		}
+		if !bytes.HasPrefix(b, s.append(nil)) { // it would be written in another way
+			t.Fatalf("%q is read as %q", b, s.append(nil))
 		}
 	})
 }
@@ -95,26 +101,4 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("%q is read as %q", b, again)
 		}
 	})
-}
-
-func BenchmarkSign(b *testing.B) {
-	r := sample()
-	key := testKey(1)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := Sign(r, key); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkVerify(b *testing.B) {
-	wire, key, terms := mustSign(b, sample()).Wire(), public(testKey(1)), agreed()
-	b.ReportAllocs()
-	for b.Loop() {
-		s, err := Parse(wire)
-		if err != nil || s.Verify(key) != nil || s.Check(terms) != nil {
-			b.Fatal(err)
-		}
-	}
 }

@@ -5,6 +5,7 @@
 package receipt
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
@@ -19,8 +20,9 @@ import (
 
 // Limits of a receipt.
 const (
-	// WireMax bounds a receipt with its signature, bytes: all numbers at their longest and the longest name make 1,500.
-	WireMax = 2048
+	// WireMax bounds a receipt with its signature, bytes: all numbers at their longest and the longest name make 1,500,
+	// and the longest path of a batch 820.
+	WireMax = 2560
 	// ModelMax bounds a model's name, bytes: an offer's limit.
 	ModelMax = offer.NameMax
 	// SeqMax bounds the receipts of one request: one for each token, if need be.
@@ -35,7 +37,10 @@ const (
 const (
 	idLabel       = "cocoon/receipt/v1\x00"
 	head          = "cocoon-receipt/v1\n"
+	batchHead     = "batch "
 	signatureHead = "signature "
+	signatureText = 88 // 64 bytes in base64
+	signatureLine = len(signatureHead) + signatureText + 1
 )
 
 // Mode is who could read the request (Cocoon-Mode).
@@ -46,6 +51,8 @@ const (
 	Sealed    Mode = "sealed"    // only the worker
 	Gateway   Mode = "gateway"   // the gateway too
 	Simulated Mode = "simulated" // some hardware on the way is simulated: nothing is proved
+	// Unprotected: the worker is attested, but its gateway runs in no TEE, where others can read too.
+	Unprotected Mode = "unprotected"
 )
 
 // Kind says whether more receipts of the request follow.
@@ -83,10 +90,24 @@ func ParseDigest(s string) (Digest, error) {
 	if len(s) != 2*len(d) {
 		return Digest{}, fmt.Errorf("%w: a digest of %d characters, want 64", ErrForm, len(s))
 	}
-	if _, err := hex.Decode(d[:], []byte(s)); err != nil || d.String() != s {
+	_, err := hex.Decode(d[:], []byte(s))
+	var capital byte // letters have bit 0x40, and small ones 0x20 too
+	for i := range len(s) {
+		capital |= s[i] & 0x40 &^ (s[i] << 1)
+	}
+	if err != nil || capital != 0 {
 		return Digest{}, fmt.Errorf("%w: a digest that is not 64 lower-case hex digits", ErrForm)
 	}
 	return d, nil
+}
+
+// MarshalText is the digest in hex.
+func (d Digest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
+
+// UnmarshalText is ParseDigest.
+func (d *Digest) UnmarshalText(text []byte) (err error) {
+	*d, err = ParseDigest(string(text))
+	return err
 }
 
 // Errors that callers tell apart.
@@ -159,7 +180,7 @@ func (r *Receipt) problem() error {
 		return errors.New("no worker, keyset or req")
 	case !validModel(r.Model):
 		return errors.New("model is not a name of printable ASCII")
-	case r.Mode != Sealed && r.Mode != Gateway && r.Mode != Simulated:
+	case r.Mode != Sealed && r.Mode != Gateway && r.Mode != Simulated && r.Mode != Unprotected:
 		return errors.New("unknown mode")
 	case r.Mode == Sealed && r.Route.IsZero():
 		return errors.New("a sealed request without a route")
@@ -317,34 +338,36 @@ func atMost(field string, got, most int64) error {
 	return &MismatchError{field, fmt.Sprint(got), fmt.Sprintf("at most %d", most)}
 }
 
-// Signed is a receipt with its signature. It is made by Sign and Parse, and not changed afterwards.
+// Signed is a receipt with its signature. It is made by Sign, SignBatch and Parse, and not changed afterwards.
 type Signed struct {
 	Receipt
 	id        Digest
-	text      []byte // what is signed, and nothing after it
+	over      Digest // what is signed: the ID, or of a batch what stands for all IDs of it
 	signature [ed25519.SignatureSize]byte
+	wire      string // all of it
 }
+
+// Is tells whether data begins as a receipt does.
+func Is(data []byte) bool { return bytes.HasPrefix(data, []byte(head)) }
 
 // Sign signs a receipt that is valid and rightly added up.
 func Sign(r Receipt, key ed25519.PrivateKey) (*Signed, error) {
-	if err := r.Validate(); err != nil {
+	s, err := SignBatch([]Receipt{r}, key)
+	if err != nil {
 		return nil, err
 	}
-	if err := r.Arithmetic(); err != nil {
-		return nil, err
-	}
-	s := &Signed{Receipt: r, text: r.append(nil)}
-	s.id = digest(s.text)
-	s.signature = [ed25519.SignatureSize]byte(ed25519.Sign(key, s.id[:]))
-	return s, nil
+	return s[0], nil
 }
 
-// ID is what people call the receipt by: the SHA-256 that is signed.
+// ID is what people call the receipt by: the SHA-256 of its text. It does not depend on the signature.
+func (r *Receipt) ID() Digest { return digest(r.append(make([]byte, 0, WireMax))) }
+
+// ID is the receipt's, known without hashing it again.
 func (s *Signed) ID() Digest { return s.id }
 
 // Verify checks the signature. The error is ErrSignature.
 func (s *Signed) Verify(key ed25519.PublicKey) error {
-	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, s.id[:], s.signature[:]) {
+	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, s.over[:], s.signature[:]) {
 		return ErrSignature
 	}
 	return nil
@@ -352,8 +375,6 @@ func (s *Signed) Verify(key ed25519.PublicKey) error {
 
 // digest hashes a receipt's text for the one purpose that a receipt key signs for.
 func digest(text []byte) Digest {
-	h := sha256.New()
-	h.Write([]byte(idLabel))
-	h.Write(text)
-	return Digest(h.Sum(nil))
+	b := make([]byte, 0, len(idLabel)+WireMax) // on the stack
+	return sha256.Sum256(append(append(b, idLabel...), text...))
 }

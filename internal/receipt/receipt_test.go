@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -79,20 +80,38 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func TestLongest(t *testing.T) {
+// longest is a receipt of which all is as long as it can be.
+func longest() Receipt {
 	r := sample()
-	r.Mode, r.Kind, r.Status, r.Model = Simulated, Final, ClientAbort, strings.Repeat("m", ModelMax)
+	r.Mode, r.Kind, r.Status, r.Model = Unprotected, Final, ClientAbort, strings.Repeat("m", ModelMax)
 	r.Seq, r.Prev, r.Epoch = SeqMax, sum(9), math.MaxUint64
 	r.Tokens = offer.Usage{In: offer.TokensMax, Cached: offer.TokensMax, Out: offer.TokensMax, Reasoning: offer.TokensMax}
 	r.Price = offer.Price{In: offer.PriceMax, Cached: offer.PriceMax, Out: offer.PriceMax}
 	r.Cost, _ = r.Price.Cost(r.Tokens)
 	r.Start, r.End, r.TTFT = 1, timeMax, timeMax-1
-	wire := mustSign(t, r).Wire()
-	if len(wire) > WireMax || len(wire) > 1500 {
+	return r
+}
+
+func TestLongest(t *testing.T) {
+	wire := mustSign(t, longest()).Wire()
+	if len(wire) > 1500 {
 		t.Errorf("%d bytes", len(wire))
 	}
 	if _, err := Parse(wire); err != nil {
 		t.Error(err)
+	}
+	all, err := SignBatch(slices.Repeat([]Receipt{longest()}, BatchMax), testKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []int{0, 1111, BatchMax - 1} {
+		wire := all[i].Wire()
+		if len(wire) < 2100 || len(wire) > 2320 {
+			t.Errorf("%d bytes", len(wire))
+		}
+		if s, err := Parse(wire); err != nil || s.Verify(public(testKey(1))) != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -132,6 +151,7 @@ func mutations() map[string]func(*Receipt) {
 		"weights":          func(r *Receipt) { r.Weights = Digest{} },
 		"engine":           func(r *Receipt) { r.Engine = sum(99) },
 		"mode":             func(r *Receipt) { r.Mode = Simulated },
+		"mode unprotected": func(r *Receipt) { r.Mode = Unprotected },
 		"seq":              func(r *Receipt) { r.Seq, r.Prev = 1, sum(9) },
 		"kind":             func(r *Receipt) { r.Kind = Interim },
 		"status":           func(r *Receipt) { r.Status = Length },
@@ -161,7 +181,7 @@ func TestEveryField(t *testing.T) {
 		if r == sample() {
 			t.Fatalf("%s: unchanged", name)
 		}
-		wire := append(r.append(nil), s.Wire()[len(s.text):]...)
+		wire := append(r.append(nil), s.wire[strings.Index(s.wire, signatureHead):]...)
 		other, err := Parse(wire)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -14,50 +14,41 @@ import (
 
 // append appends the receipt's text.
 func (r *Receipt) append(b []byte) []byte {
-	b = append(b, head...)
-	b = fields(b, "request", r.Request, "route", r.Route)
-	b = fields(b, "worker", r.Worker, "epoch", r.Epoch, "keyset", r.Keyset)
-	b = fields(b, "model", r.Model, "weights", r.Weights, "engine", r.Engine)
-	b = fields(b, "mode", string(r.Mode))
-	b = fields(b, "seq", r.Seq, "kind", string(r.Kind), "status", string(r.Status))
-	b = fields(b, "tokens in", r.Tokens.In, "cached", r.Tokens.Cached, "out", r.Tokens.Out, "reasoning", r.Tokens.Reasoning)
-	b = fields(b, "price in", int64(r.Price.In), "cached", int64(r.Price.Cached), "out", int64(r.Price.Out))
-	b = append(b[:len(b)-1], " nanoTON/Mtok\n"...)
-	b = fields(b, "cost", int64(r.Cost))
-	b = append(b[:len(b)-1], " nanoTON\n"...)
-	b = fields(b, "req", r.Req, "resp", r.Resp)
-	b = fields(b, "prev", r.Prev)
-	return fields(b, "ttft_ms", r.TTFT, "start", r.Start, "end", r.End)
+	b = append(append(b, head...), "request "...)
+	b = appendDigest(append(b, r.Request...), " route ", r.Route)
+	b = appendDigest(b, "\nworker ", r.Worker)
+	b = strconv.AppendUint(append(b, " epoch "...), r.Epoch, 10)
+	b = appendDigest(b, " keyset ", r.Keyset)
+	b = append(append(b, "\nmodel "...), r.Model...)
+	b = appendDigest(appendDigest(b, " weights ", r.Weights), " engine ", r.Engine)
+	b = append(append(b, "\nmode "...), r.Mode...)
+	b = strconv.AppendUint(append(b, "\nseq "...), r.Seq, 10)
+	b = append(append(b, " kind "...), r.Kind...)
+	b = append(append(b, " status "...), r.Status...)
+	b = appendNumber(appendNumber(b, "\ntokens in ", r.Tokens.In), " cached ", r.Tokens.Cached)
+	b = appendNumber(appendNumber(b, " out ", r.Tokens.Out), " reasoning ", r.Tokens.Reasoning)
+	b = appendNumber(appendNumber(b, "\nprice in ", int64(r.Price.In)), " cached ", int64(r.Price.Cached))
+	b = appendNumber(b, " out ", int64(r.Price.Out))
+	b = appendNumber(b, " nanoTON/Mtok\ncost ", int64(r.Cost))
+	b = appendDigest(appendDigest(b, " nanoTON\nreq ", r.Req), " resp ", r.Resp)
+	b = appendDigest(b, "\nprev ", r.Prev)
+	b = appendNumber(appendNumber(b, "\nttft_ms ", r.TTFT), " start ", r.Start)
+	return append(appendNumber(b, " end ", r.End), '\n')
 }
 
-// fields appends a line of names and values.
-func fields(b []byte, pairs ...any) []byte {
-	for _, x := range pairs {
-		switch x := x.(type) {
-		case string:
-			b = append(b, x...)
-		case Digest:
-			b = hex.AppendEncode(b, x[:])
-		case int64:
-			b = strconv.AppendInt(b, x, 10)
-		case uint64:
-			b = strconv.AppendUint(b, x, 10)
-		}
-		b = append(b, ' ')
-	}
-	b[len(b)-1] = '\n'
-	return b
+func appendDigest(b []byte, name string, d Digest) []byte {
+	return hex.AppendEncode(append(b, name...), d[:])
 }
 
-// Append appends the wire form: the text, and a line with the signature.
-func (s *Signed) Append(b []byte) []byte {
-	b = append(append(b, s.text...), signatureHead...)
-	b = base64.StdEncoding.AppendEncode(b, s.signature[:])
-	return append(b, '\n')
+func appendNumber(b []byte, name string, n int64) []byte {
+	return strconv.AppendInt(append(b, name...), n, 10)
 }
+
+// Append appends the wire form: the text, in a batch a line with its place there, and a line with the signature.
+func (s *Signed) Append(b []byte) []byte { return append(b, s.wire...) }
 
 // Wire is the wire form.
-func (s *Signed) Wire() []byte { return s.Append(make([]byte, 0, len(s.text)+len(signatureHead)+90)) }
+func (s *Signed) Wire() []byte { return []byte(s.wire) }
 
 // Parse reads one receipt in its wire form, and nothing after it. It refuses all that Append would have written in
 // another way, so that a receipt has one spelling; it does not verify the signature. Errors are ErrForm.
@@ -74,35 +65,46 @@ func Parse(wire []byte) (*Signed, error) {
 
 // parseOne reads the receipt that b begins with.
 func parseOne(b []byte) (s *Signed, rest []byte, err error) {
-	p := parser{rest: string(b[:min(len(b), WireMax)])}
-	s = &Signed{Receipt: p.receipt()}
-	size := min(len(b), WireMax) - len(p.rest)
-	signature := p.last(signatureHead)
+	size := bytes.Index(b[:min(len(b), WireMax)], []byte("\n"+signatureHead)) + 1
+	end := size + signatureLine
+	if size == 0 || end > min(len(b), WireMax) || b[end-1] != '\n' {
+		return nil, nil, fmt.Errorf("%w: no line with a signature in its first %d bytes", ErrForm, WireMax)
+	}
+	s = &Signed{wire: string(b[:end])}
+	if s.signature, err = parseSignature(b[size+len(signatureHead) : end-1]); err != nil {
+		return nil, nil, err
+	}
+	p := parser{rest: s.wire[:size]}
+	p.receipt(&s.Receipt)
+	s.id = digest(b[:size-len(p.rest)])
+	s.over = s.id
+	if p.rest != "" && p.why == "" {
+		p.literal(batchHead)
+		s.over = p.place(s.id)
+	}
+	if p.rest != "" && p.why == "" {
+		p.why = "a line that does not belong there"
+	}
 	if p.why != "" {
 		return nil, nil, fmt.Errorf("%w: %s", ErrForm, p.why)
-	}
-	s.text = bytes.Clone(b[:size])
-	if s.signature, err = parseSignature(signature); err != nil {
-		return nil, nil, err
 	}
 	if err := s.Validate(); err != nil {
 		return nil, nil, err
 	}
-	if !bytes.Equal(s.append(make([]byte, 0, size)), s.text) {
-		return nil, nil, fmt.Errorf("%w: a number is not in its shortest form", ErrForm)
-	}
-	s.id = digest(s.text)
-	return s, b[min(len(b), WireMax)-len(p.rest):], nil
+	s.Request, s.Model = strings.Clone(s.Request), strings.Clone(s.Model) // who keeps one of them does not keep the rest
+	return s, b[end:], nil
 }
 
-func parseSignature(text string) (signature [ed25519.SignatureSize]byte, err error) {
-	if len(text) == base64.StdEncoding.EncodedLen(len(signature)) {
-		b, err := base64.StdEncoding.Strict().DecodeString(text)
-		if err == nil && len(b) == len(signature) {
-			return [ed25519.SignatureSize]byte(b), nil
-		}
+// parseSignature reads base64 in its one spelling, without anything that a decoder passes over.
+func parseSignature(text []byte) (signature [ed25519.SignatureSize]byte, err error) {
+	var b [signatureText]byte
+	n, err := base64.StdEncoding.Decode(b[:], text)
+	copy(signature[:], b[:])
+	base64.StdEncoding.Encode(b[:], signature[:])
+	if err != nil || n != len(signature) || !bytes.Equal(b[:], text) {
+		return signature, fmt.Errorf("%w: the signature is not 64 bytes in base64", ErrForm)
 	}
-	return signature, fmt.Errorf("%w: the signature is not 64 bytes in base64", ErrForm)
+	return signature, nil
 }
 
 // parser reads text from its start; why says what it met first that it can't read.
@@ -111,13 +113,13 @@ type parser struct {
 	why  string
 }
 
-func (p *parser) receipt() (r Receipt) {
+func (p *parser) receipt(r *Receipt) {
 	p.literal(head)
 	r.Request, r.Route = p.next("request "), p.lastDigest("route ")
 	r.Worker, r.Epoch, r.Keyset = p.digest("worker "), p.unsigned("epoch "), p.lastDigest("keyset ")
 	r.Model, r.Weights, r.Engine = p.next("model "), p.digest("weights "), p.lastDigest("engine ")
-	r.Mode = Mode(p.last("mode "))
-	r.Seq, r.Kind, r.Status = p.unsigned("seq "), Kind(p.next("kind ")), Status(p.last("status "))
+	r.Mode = p.mode("mode ")
+	r.Seq, r.Kind, r.Status = p.unsigned("seq "), p.kind("kind "), p.status("status ")
 	r.Tokens.In, r.Tokens.Cached = p.number("tokens in "), p.number("cached ")
 	r.Tokens.Out, r.Tokens.Reasoning = p.number("out "), p.lastNumber("reasoning ")
 	r.Price.In, r.Price.Cached = nanoton.Amount(p.number("price in ")), nanoton.Amount(p.number("cached "))
@@ -127,7 +129,6 @@ func (p *parser) receipt() (r Receipt) {
 	p.literal("nanoTON\n")
 	r.Req, r.Resp, r.Prev = p.digest("req "), p.lastDigest("resp "), p.lastDigest("prev ")
 	r.TTFT, r.Start, r.End = p.number("ttft_ms "), p.number("start "), p.lastNumber("end ")
-	return r
 }
 
 func (p *parser) literal(s string) {
@@ -141,7 +142,7 @@ func (p *parser) literal(s string) {
 
 func (p *parser) fail(want string) {
 	if p.why == "" {
-		p.why = fmt.Sprintf("no %q where it belongs, or nothing right after it", strings.TrimSpace(want))
+		p.why = fmt.Sprintf("no %q where it belongs, or nothing right after it", want)
 	}
 	p.rest = ""
 }
@@ -162,32 +163,84 @@ func (p *parser) value(name string, end byte) string {
 func (p *parser) next(name string) string { return p.value(name, ' ') }
 func (p *parser) last(name string) string { return p.value(name, '\n') }
 
-func (p *parser) digest(name string) Digest     { return p.asDigest(name, p.next(name)) }
-func (p *parser) lastDigest(name string) Digest { return p.asDigest(name, p.last(name)) }
-
-func (p *parser) asDigest(name, text string) Digest {
-	d, err := ParseDigest(text)
-	if err != nil {
-		p.fail(name)
+func (p *parser) mode(name string) Mode {
+	v := Mode(p.last(name))
+	for _, m := range [...]Mode{Sealed, Gateway, Simulated, Unprotected} {
+		if v == m {
+			return m
+		}
 	}
+	p.fail(name)
+	return ""
+}
+
+func (p *parser) kind(name string) Kind {
+	v := Kind(p.next(name))
+	for _, k := range [...]Kind{Interim, Final} {
+		if v == k {
+			return k
+		}
+	}
+	p.fail(name)
+	return ""
+}
+
+func (p *parser) status(name string) Status {
+	v := Status(p.last(name))
+	for _, s := range [...]Status{OK, ClientAbort, Length, Error} {
+		if v == s {
+			return s
+		}
+	}
+	p.fail(name)
+	return ""
+}
+
+func (p *parser) digest(name string) (d Digest) {
+	d = p.hash(name)
+	p.literal(" ")
 	return d
 }
 
-func (p *parser) number(name string) int64     { return p.asNumber(name, p.next(name)) }
-func (p *parser) lastNumber(name string) int64 { return p.asNumber(name, p.last(name)) }
-
-func (p *parser) asNumber(name, text string) int64 {
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		p.fail(name)
-	}
-	return n
+func (p *parser) lastDigest(name string) (d Digest) {
+	d = p.hash(name)
+	p.literal("\n")
+	return d
 }
 
-func (p *parser) unsigned(name string) uint64 {
-	n, err := strconv.ParseUint(p.next(name), 10, 64)
+// hash reads a name and a digest, and not what is after it.
+func (p *parser) hash(name string) Digest {
+	p.literal(name)
+	d, err := ParseDigest(p.rest[:min(len(p.rest), 2*len(Digest{}))])
 	if err != nil {
 		p.fail(name)
+		return Digest{}
+	}
+	p.rest = p.rest[2*len(d):]
+	return d
+}
+
+func (p *parser) number(name string) int64     { return p.signed(name, p.next(name)) }
+func (p *parser) lastNumber(name string) int64 { return p.signed(name, p.last(name)) }
+
+// signed reads a number that may be as large as an int64, and is not negative.
+func (p *parser) signed(name, text string) int64 {
+	n := p.shortest(name, text)
+	if n > 1<<63-1 {
+		p.fail(name)
+		return 0
+	}
+	return int64(n)
+}
+
+func (p *parser) unsigned(name string) uint64 { return p.shortest(name, p.next(name)) }
+
+// shortest reads a number in its shortest form: without a sign, and without zeros before it.
+func (p *parser) shortest(name, text string) uint64 {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || text[0] == '0' && text != "0" {
+		p.fail(name)
+		return 0
 	}
 	return n
 }

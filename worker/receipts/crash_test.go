@@ -32,7 +32,7 @@ func TestChild(t *testing.T) {
 		fmt.Println("failed", err)
 		os.Exit(3)
 	}
-	s.compactAt = 64 << 10 // often
+	s.slack = 0 // compactions, often
 	start := os.Getpid() * 1_000_000
 	var out sync.Mutex
 	say := func(what string, id receipt.Digest) {
@@ -47,7 +47,7 @@ func TestChild(t *testing.T) {
 				r := signed(t, n, 0, receipt.Interim)
 				f := signed(t, n, 1, receipt.Final)
 				say("try", f.ID())
-				if err := errors.Join(s.Add(r), s.Add(f)); err != nil {
+				if err := errors.Join(keep(s, r), keep(s, f)); err != nil {
 					fmt.Println("failed", err)
 					os.Exit(3)
 				}
@@ -59,11 +59,6 @@ func TestChild(t *testing.T) {
 						os.Exit(3)
 					}
 					say("acked", f.ID())
-				}
-				if i%20 == 0 {
-					s.mu.Lock()
-					s.compactAt = 1
-					s.mu.Unlock()
 				}
 			}
 		}()
@@ -149,7 +144,7 @@ func TestDiskFull(t *testing.T) {
 	var want []string
 	for n := 1; ; n++ {
 		r := signed(t, n, 0, receipt.Final)
-		err := s.Add(r)
+		err := keep(s, r)
 		if err != nil {
 			if !errors.Is(err, syscall.EFBIG) || !strings.Contains(err.Error(), "keeping a receipt") {
 				t.Errorf("a full disk: %v", err)
@@ -158,7 +153,7 @@ func TestDiskFull(t *testing.T) {
 		}
 		want = append(want, name(r))
 	}
-	if err := s.Add(signed(t, 1000, 0, receipt.Final)); !errors.Is(err, syscall.EFBIG) {
+	if err := keep(s, signed(t, 1000, 0, receipt.Final)); !errors.Is(err, syscall.EFBIG) {
 		t.Errorf("a full disk, again: %v", err)
 	}
 	if got := list(t, s); !slices.Equal(got, want) || len(want) < 10 {

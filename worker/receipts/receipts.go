@@ -1,11 +1,11 @@
 // Package receipts keeps a worker's receipts on disk until a gateway has acknowledged them: each is a claim to money.
 //
-// Add returns when the receipt is on disk, so that it is there before anybody sees it. What a crash can cost is what
+// Sign returns when the receipt is on disk, so that it is there before anybody sees it. What a crash can cost is what
 // the worker had not yet signed for: the tokens since a request's last receipt. Of each request only the last receipt
 // is kept, since counts are cumulative. What is acknowledged goes.
 //
 // The store is bounded. When it is full it takes no interim receipts, and gives the room of the oldest interim ones to
-// final ones. A final receipt is never dropped: when there are nothing but final ones, Add fails, and the worker has
+// final ones. A final receipt is never dropped: when there are nothing but final ones, Sign fails, and the worker has
 // to stop working for gateways that do not acknowledge.
 package receipts
 
@@ -18,6 +18,7 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,13 +26,14 @@ import (
 	"sync/atomic"
 
 	"cocoon/internal/durable"
+	"cocoon/internal/nanoton"
 	"cocoon/internal/receipt"
 	"cocoon/internal/recordfile"
 )
 
 // Sizes, bytes.
 const (
-	// DefaultMax is room for 200,000 receipts: those of days without any gateway.
+	// DefaultMax is room for 150,000 receipts or more: those of days without any gateway.
 	DefaultMax = 256 << 20
 	// MinMax is the least that a store can be bounded to: a few receipts.
 	MinMax = 16 << 10
@@ -81,6 +83,8 @@ type entry struct {
 	request string
 	seq     uint64
 	final   bool
+	cost    nanoton.Amount
+	end     int64 // milliseconds since 1970
 	offset  int64 // in the file: in the order of time
 	size    int64
 }
@@ -95,12 +99,16 @@ type Store struct {
 	file      *recordfile.File // locked by appending
 	unsynced  atomic.Bool      // the file's name is not durable yet
 
+	signing sync.Mutex // held by the one who signs and writes
+	joining sync.Mutex
+	next    *group // locked by joining: what is signed next; nil: nobody has begun one
+
 	mu        sync.Mutex
 	entries   map[receipt.Digest]*entry
 	requests  map[string]*entry
 	live      int64 // bytes of entries
-	reserved  int64 // bytes of receipts on their way to disk
-	compactAt int64 // the file's size at which it's worth it
+	slack     int64 // compactMin, but in tests
+	compactAt int64 // the least size of the file at which compaction is tried: it failed before
 	closed    bool
 }
 
@@ -122,7 +130,7 @@ func Open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the store of receipts: %w", err)
 	}
-	s := &Store{c: c, lock: lock, entries: map[receipt.Digest]*entry{}, requests: map[string]*entry{}}
+	s := &Store{c: c, lock: lock, slack: compactMin, entries: map[receipt.Digest]*entry{}, requests: map[string]*entry{}}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the store of receipts: %w", err), lock.Close())
 	}
@@ -140,7 +148,6 @@ func (s *Store) open() (err error) {
 	if n := s.file.Cut(); n > 0 {
 		s.c.Log.Warn("the end of the file of receipts was torn and is cut off", "bytes", n)
 	}
-	s.plan()
 	return nil
 }
 
@@ -161,19 +168,19 @@ func (s *Store) replay(offset int64, record []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w at %d: %w", recordfile.ErrDamaged, offset, err)
 	}
-	if s.admit(r) == nil {
+	if s.admit(&r.Receipt, r.ID()) == nil {
 		s.put(r, offset, int64(len(record)))
 	}
 	return nil
 }
 
 // admit tells whether a receipt fits those that are there; errKept if it is one of them.
-func (s *Store) admit(r *receipt.Signed) error {
+func (s *Store) admit(r *receipt.Receipt, id receipt.Digest) error {
 	last := s.requests[r.Request]
 	switch {
 	case last == nil:
 		return nil
-	case last.id == r.ID():
+	case last.id == id:
 		return errKept
 	case last.final || r.Seq <= last.seq:
 		return fmt.Errorf("%w: seq %d after %d", ErrLate, r.Seq, last.seq)
@@ -187,7 +194,7 @@ var errKept = errors.New("the receipt is in the store")
 // put keeps a receipt that is on disk, in place of the request's last one.
 func (s *Store) put(r *receipt.Signed, offset, size int64) {
 	s.remove(s.requests[r.Request])
-	e := &entry{r.ID(), r.Request, r.Seq, r.Kind == receipt.Final, offset, size}
+	e := &entry{r.ID(), r.Request, r.Seq, r.Kind == receipt.Final, r.Cost, r.End, offset, size}
 	s.entries[e.id], s.requests[e.request] = e, e
 	s.live += size
 }
@@ -199,78 +206,6 @@ func (s *Store) remove(e *entry) {
 	delete(s.entries, e.id)
 	delete(s.requests, e.request)
 	s.live -= e.size
-}
-
-// plan sets when the file is written anew: when most of it is of no use.
-func (s *Store) plan() { s.compactAt = 2*s.live + compactMin }
-
-// Add keeps a receipt, and returns when it is on disk. One that is there already is no error. After any other error it
-// is not kept, and may be added again. ErrFull means that gateways have to acknowledge first.
-func (s *Store) Add(r *receipt.Signed) error {
-	wire := r.Wire()
-	drop, err := s.reserve(r, int64(len(wire)))
-	if errors.Is(err, errKept) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	records := [][]byte{wire}
-	if len(drop) > 0 {
-		records = append(ackRecords(drop), wire)
-	}
-	err = s.append(records, func(offsets []int64) {
-		for _, id := range drop {
-			s.remove(s.entries[id])
-		}
-		if s.admit(r) == nil { // two of one request at the same time: the later one stays
-			s.put(r, offsets[len(offsets)-1], int64(len(wire)))
-		}
-	})
-	s.mu.Lock()
-	s.reserved -= int64(len(wire))
-	s.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("keeping a receipt: %w", err)
-	}
-	s.tidy()
-	return nil
-}
-
-// reserve finds room for a receipt; drop are the interim ones that make it.
-func (s *Store) reserve(r *receipt.Signed, size int64) (drop []receipt.Digest, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.admit(r); err != nil {
-		return nil, err
-	}
-	need := s.live + s.reserved + size - s.c.Max
-	if last := s.requests[r.Request]; last != nil {
-		need -= last.size
-	}
-	if need > 0 {
-		if r.Kind != receipt.Final {
-			return nil, ErrFull
-		}
-		if drop = s.oldestInterim(need, r.Request); drop == nil {
-			return nil, ErrFull
-		}
-	}
-	s.reserved += size
-	return drop, nil
-}
-
-// oldestInterim picks interim receipts of other requests that have need bytes; none if they do not.
-func (s *Store) oldestInterim(need int64, request string) (ids []receipt.Digest) {
-	list := slices.DeleteFunc(s.sorted(), func(e *entry) bool { return e.final || e.request == request })
-	for _, e := range list {
-		ids = append(ids, e.id)
-		if need -= e.size; need <= 0 {
-			s.c.Log.Warn("the store of receipts is full: interim ones go", "receipts", len(ids))
-			return ids
-		}
-	}
-	return nil
 }
 
 // sorted is the entries, oldest first.
@@ -383,7 +318,7 @@ func (s *Store) tidy() {
 	defer s.appending.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.file.Size() < s.compactAt || s.closed {
+	if !s.wasteful() || s.closed {
 		return
 	}
 	if err := s.compact(); err != nil {
@@ -391,7 +326,7 @@ func (s *Store) tidy() {
 		s.compactAt = s.file.Size() + max(compactMin, s.file.Size()/4)
 		return
 	}
-	s.plan()
+	s.compactAt = 0
 }
 
 // untidy is cheap, and holds nobody up.
@@ -400,8 +335,11 @@ func (s *Store) untidy() bool {
 	defer s.appending.RUnlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.file.Size() >= s.compactAt
+	return s.wasteful()
 }
+
+// wasteful: most of the file is of no use.
+func (s *Store) wasteful() bool { return s.file.Size() >= max(s.compactAt, 2*s.live+s.slack) }
 
 // compact writes what is kept to a new file, which takes the place of the old one.
 func (s *Store) compact() (err error) {
@@ -478,6 +416,10 @@ func (s *Store) copy(to *recordfile.File, list []*entry) (offsets []int64, err e
 type Stats struct {
 	Receipts, Finals int   // that are kept
 	Live, File, Max  int64 // bytes of them, of the file, and the bound of the former
+	// Cost is the sum of their costs, or the most that an amount can be.
+	Cost nanoton.Amount
+	// Oldest is when the oldest one was signed, milliseconds since 1970; 0 if there is none.
+	Oldest int64
 }
 
 // Stats counts what is kept.
@@ -490,6 +432,10 @@ func (s *Store) Stats() Stats {
 	for _, e := range s.entries {
 		if e.final {
 			t.Finals++
+		}
+		t.Cost += min(e.cost, math.MaxInt64-t.Cost)
+		if t.Oldest == 0 || e.end < t.Oldest {
+			t.Oldest = e.end
 		}
 	}
 	return t
