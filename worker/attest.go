@@ -5,17 +5,20 @@ import (
 	"crypto/ed25519"
 	"crypto/hpke"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
 	"cocoon/attest"
 	"cocoon/attest/channel"
 	"cocoon/attest/collateral"
+	"cocoon/internal/receipt"
 	"cocoon/internal/tunnel"
 )
 
@@ -25,6 +28,7 @@ const (
 	keysetRenew = keysetLife / 2   // younger than that it is used again
 	checkLife   = 10 * time.Minute // of a pass under the own policy
 	keysetSkew  = time.Minute      // it is good from before it was made, for verifiers whose clocks are behind
+	keysetsMax  = 64               // that gateways may still name: each has up to 64 KiB, and models seldom change
 )
 
 // keys are made at start and never leave this process's memory: the evidence proves that only measured software of this
@@ -58,6 +62,7 @@ type prover struct {
 	mu     sync.Mutex
 	keyset attest.Keyset
 	text   []byte
+	given  []given // keysets of this run, the newest last
 
 	checking sync.Mutex
 	checked  time.Time // the own policy's last pass is good until then
@@ -86,6 +91,32 @@ func newProver(c *Config, id tunnel.ID, a attest.Attester, log *slog.Logger) (*p
 		return items
 	}}
 	return p, nil
+}
+
+// given is a keyset that gateways may have attested.
+type given struct {
+	digest receipt.Digest
+	attest.Keyset
+}
+
+// model is what the keyset says about a model.
+func (g *given) model(name string) (attest.Model, bool) {
+	i := slices.IndexFunc(g.Models, func(m attest.Model) bool { return m.Name == name })
+	if i < 0 {
+		return attest.Model{}, false
+	}
+	return g.Models[i], true
+}
+
+// find finds a keyset of this run that is good now.
+func (p *prover) find(d receipt.Digest, now time.Time) (given, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.given, func(g given) bool { return g.digest == d })
+	if i < 0 || !now.Before(p.given[i].NotAfter) {
+		return given{}, false
+	}
+	return p.given[i], true
 }
 
 // attestedModels is what the keyset says that the worker serves.
@@ -121,6 +152,10 @@ func (p *prover) current() []byte {
 		panic("worker: internal error: " + err.Error()) // strings, numbers and times
 	}
 	p.text = text
+	if len(p.given) == keysetsMax {
+		p.given = slices.Delete(p.given, 0, 1)
+	}
+	p.given = append(p.given, given{sha256.Sum256(text), p.keyset})
 	return text
 }
 

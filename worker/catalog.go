@@ -19,7 +19,7 @@ type catalog struct {
 }
 
 // build makes the catalog of an engine's status: what is configured and there, at our prices.
-func (c *Config) build(e engine.Engine, s engine.Status, log *slog.Logger) *catalog {
+func (c *Config) build(e engine.Engine, s engine.Status, prices *Prices, log *slog.Logger) *catalog {
 	cat := &catalog{engine: e, status: s, names: make(map[string]string)}
 	wanted := c.Models
 	if len(wanted) == 0 {
@@ -34,14 +34,11 @@ func (c *Config) build(e engine.Engine, s engine.Status, log *slog.Logger) *cata
 			log.Debug("configured model is not at the engine", "model", want.Name)
 			continue
 		}
-		price := c.Price
-		if want.Price != nil {
-			price = *want.Price
-		}
+		price, _ := c.Asked(prices, want.Name)
 		o := offer.Offer{
 			Model: want.Name, WeightsDigest: m.WeightsDigest, Engine: s.Engine,
 			ContextTokens: cmp.Or(want.ContextTokens, m.ContextTokens), Features: m.Features,
-			Price: price.offered(), Slots: slots, Capacity: slots + queue,
+			Price: price, Slots: slots, Capacity: slots + queue,
 		}
 		if len(want.Features) > 0 {
 			o.Features = want.Features
@@ -60,6 +57,12 @@ func (c *Config) build(e engine.Engine, s engine.Status, log *slog.Logger) *cata
 	}
 	slices.SortFunc(cat.offers, func(a, b offer.Offer) int { return strings.Compare(a.Model, b.Model) })
 	return cat
+}
+
+// offer is the one of a model that is in names.
+func (c *catalog) offer(model string) *offer.Offer {
+	i, _ := slices.BinarySearchFunc(c.offers, model, func(o offer.Offer, name string) int { return strings.Compare(o.Model, name) })
+	return &c.offers[i]
 }
 
 // limits are the gate's for an engine.

@@ -24,8 +24,9 @@ type Config struct {
 	// Name is what gateways call this worker in lists and logs; it need not be unique. No spaces. Default "worker".
 	Name string `yaml:"name"`
 	// DataDir holds identity.pem, the key that gateways know this worker by. It is made at the first start. Whoever reads
-	// it can pose as this worker; without it the worker is a new one that has to be approved again. A second worker on it
-	// does not start. Required.
+	// it can pose as this worker; without it the worker is a new one that has to be approved again. It also holds the
+	// receipts that gateways have not settled, at most some 512 MiB, and prices.json (see "cocoon-worker price"), which goes
+	// before the prices here. A second worker on it does not start. Required.
 	DataDir string `yaml:"data_dir"`
 	// Gateways are those that this worker serves, all at once, with the same models and prices. At least one is required.
 	Gateways []Gateway `yaml:"gateways"`
@@ -42,7 +43,7 @@ type Config struct {
 	// Collateral is where what vendors say about this machine's hardware is fetched, to be sent along with its evidence.
 	// What is fetched is kept in DataDir.
 	Collateral collateral.Services `yaml:"collateral"`
-	// OpsListen is where /metrics and /healthz are served: host:port. No key is asked for there, so keep it on loopback or
+	// OpsListen is where /metrics and /healthz are served, and "cocoon-worker receipts" asks: host:port. No key is asked for there, so keep it on loopback or
 	// a private network. Default: nowhere.
 	OpsListen string `yaml:"ops_listen"`
 	// LogLevel is debug, info, warn or error. debug logs a line for each request; no level logs a prompt, an answer or a

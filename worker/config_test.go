@@ -176,7 +176,7 @@ func TestCatalog(t *testing.T) {
 	}}
 	models := func(c Config) map[string]offer.Offer {
 		out := map[string]offer.Offer{}
-		for _, o := range c.build(nil, status, slog.New(slog.DiscardHandler)).offers {
+		for _, o := range c.build(nil, status, new(Prices), slog.New(slog.DiscardHandler)).offers {
 			out[o.Model] = o
 		}
 		return out

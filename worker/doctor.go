@@ -102,8 +102,11 @@ func (d *doctor) checkConfig() {
 	for _, m := range d.config.Models {
 		free = free && (m.Price == nil || m.Price.In == 0 && m.Price.Out == 0)
 	}
+	if p, err := LoadPrices(d.config.DataDir); err == nil { // checkEngine says what is wrong with it
+		free = free && p.All == nil && len(p.Models) == 0
+	}
 	if free {
-		d.add(Warn, "price", "all prices are 0: answers are given away. Set price.in and price.out, nanoTON per million tokens")
+		d.add(Warn, "price", "all prices are 0: answers are given away. Set price.in and price.out, nanoTON per million tokens, or use 'cocoon-worker price set'")
 	}
 	u, err := engine.ParseURL(d.config.Engine.URL)
 	if err != nil || u.Scheme == "https" || u.Hostname() == "localhost" {
@@ -169,7 +172,12 @@ func (d *doctor) checkEngine(ctx context.Context) {
 		d.add(Warn, "engine slots", "engine.slots is not set, so 1. Set it to Ollama's OLLAMA_NUM_PARALLEL, which Ollama does not tell")
 	}
 	d.checkClock(ctx)
-	cat := d.config.build(e, status, slog.New(slog.DiscardHandler))
+	prices, err := LoadPrices(d.config.DataDir)
+	if err != nil {
+		d.add(Fail, "price", "%v. Put it right, or remove it", err)
+		return
+	}
+	cat := d.config.build(e, status, prices, slog.New(slog.DiscardHandler))
 	d.checkModels(cat)
 	if len(cat.offers) > 0 {
 		d.probe(ctx, cat)
@@ -278,11 +286,17 @@ func (d *doctor) probe(ctx context.Context, cat *catalog) {
 // discard is an output for probes.
 type discard struct{}
 
+// Count implements engine.Output.
+func (discard) Count(openai.Usage) {}
+
 // Event implements engine.Output.
 func (discard) Event([]byte, bool) error { return nil }
 
+// End implements engine.Output.
+func (discard) End([]byte, bool) error { return nil }
+
 // Answer implements engine.Output.
-func (discard) Answer([]byte) error { return nil }
+func (discard) Answer([]byte, bool) error { return nil }
 
 // checkClock compares our clock with the engine's, the only other one we can ask. On one machine both are the same, so
 // a pass proves little, but a difference is real.

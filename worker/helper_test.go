@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,10 +56,13 @@ func machine(t *testing.T) attest.Attester {
 	return m
 }
 
-// vendor makes all simulated hardware of these tests.
+// oneVendor makes all simulated hardware of these tests: its keys take seconds.
+var oneVendor = sync.OnceValues(func() (*simtee.Vendor, error) { return simtee.New(time.Now()) })
+
+// vendor is oneVendor.
 func vendor(t *testing.T) *simtee.Vendor {
 	t.Helper()
-	v, err := simtee.New(time.Now())
+	v, err := oneVendor()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,9 +7,12 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"cocoon/internal/openai"
+	"cocoon/internal/receipt"
+	"cocoon/router/offer"
 	"cocoon/worker/engine"
 )
 
@@ -41,24 +44,31 @@ func (w *Worker) handler() http.Handler {
 // chat serves one request.
 func (w *Worker) chat(rw http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	out := &reply{w: rw, control: http.NewResponseController(rw)}
+	out := &reply{w: rw, control: http.NewResponseController(rw), start: start}
 	usage, err := w.complete(r, out)
 	outcome, e := judge(r.Context(), out, err)
 	end := time.Now()
 	w.metrics.done(outcome, usage, start, out.first, end)
-	if e != nil && e.Status >= http.StatusInternalServerError && outcome != outcomeFull {
+	if e != nil && e.Status >= http.StatusInternalServerError && outcome != outcomeFull && outcome != outcomeTerms {
 		w.suspect()
 	}
 	w.log.Debug("request", "id", requestID(r), "outcome", outcome, "in", usage.Prompt, "out", usage.Completion, "took", end.Sub(start))
 	if outcome == outcomeGone {
+		why := receipt.ClientAbort
+		if w.stopping.Load() {
+			why = receipt.Error // the end of our connections is our doing
+		}
+		out.meter.leave(why, usage)
 		panic(http.ErrAbortHandler) // a tidy end would look like an answer
 	}
+	defer out.meter.leave("", usage)
 	out.finish(e)
 }
 
 // judge names the outcome; the error is what the client should hear.
 func judge(ctx context.Context, out *reply, err error) (string, *openai.Error) {
 	e, known := errors.AsType[*openai.Error](err)
+	_, terms := errors.AsType[*unmetError](err)
 	switch {
 	case err == nil:
 		return outcomeOK, nil
@@ -66,6 +76,8 @@ func judge(ctx context.Context, out *reply, err error) (string, *openai.Error) {
 		return outcomeGone, nil
 	case errors.Is(err, errFullAnswer):
 		return outcomeFull, e
+	case terms:
+		return outcomeTerms, e
 	case out.begun:
 		return outcomeBroken, e
 	case e.Status < http.StatusInternalServerError:
@@ -98,6 +110,9 @@ func (w *Worker) complete(r *http.Request, out *reply) (openai.Usage, error) {
 		e.RetryAfter = time.Second
 		return openai.Usage{}, e
 	}
+	if out.meter, err = w.meter(r, cat.offer(head.Model), body, out.start); err != nil {
+		return openai.Usage{}, err
+	}
 	if err := w.gate.enter(r.Context()); err != nil {
 		if errors.Is(err, errFull) {
 			return openai.Usage{}, errFullAnswer
@@ -108,6 +123,28 @@ func (w *Worker) complete(r *http.Request, out *reply) (openai.Usage, error) {
 	return cat.engine.Chat(r.Context(), &engine.Request{
 		ID: requestID(r), Public: head.Model, Model: name, Head: &head, Body: body,
 	}, out)
+}
+
+// meter begins to meter a request if the gateway pays for it; nil if it does not.
+func (w *Worker) meter(r *http.Request, o *offer.Offer, body []byte, start time.Time) (*meter, error) {
+	text := r.Header.Values(termsHeader)
+	if len(text) == 0 {
+		return nil, nil
+	}
+	t, err := parseTerms(strings.Join(text, ", ")) // several are none
+	if err != nil {
+		return nil, notMet(codeTerms, "The worker can't read the header %s; %v.", termsHeader, err)
+	}
+	till := w.till.Load()
+	if till == nil {
+		return nil, notMet(codeTerms, "The worker does not keep receipts now.")
+	}
+	about, err := w.agree(t, o, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	about.Request = requestID(r)
+	return newMeter(till, about, body, start)
 }
 
 // requestID is the gateway's id for the request, or "" if it can't stand in an answer.
@@ -147,48 +184,95 @@ func readBody(r *http.Request, control *http.ResponseController) ([]byte, error)
 	return buf.Bytes(), nil
 }
 
-// reply writes an answer to the gateway. It implements engine.Output.
+// reply writes an answer to the gateway, with the receipts for it. It implements engine.Output.
 type reply struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
+	meter   *meter    // nil: the request is not metered
+	start   time.Time // of the request
 	begun   bool      // the head is written
 	first   time.Time // of the first event
+	held    bool      // something is written and not flushed
 	err     error     // the first failed write
 	frame   []byte    // of the event at hand
 }
 
+// Count implements engine.Output.
+func (o *reply) Count(u openai.Usage) {
+	if o.meter != nil {
+		o.meter.count(u)
+	}
+}
+
 // Event implements engine.Output.
 func (o *reply) Event(data []byte, more bool) error {
-	if !o.begun {
-		o.first = time.Now()
-		h := o.w.Header()
-		h.Set("Content-Type", "text/event-stream; charset=utf-8")
-		h.Set("Cache-Control", "no-cache")
-		o.begin()
+	o.beginStream()
+	if o.meter != nil {
+		o.receipt(o.meter.interim())
 	}
-	o.frame = o.frame[:0]
-	// An event of several lines came as several data lines, and goes on so.
-	for line := range bytes.SplitSeq(data, []byte("\n")) {
-		o.frame = append(append(append(o.frame, "data: "...), line...), '\n')
-	}
-	o.frame = append(o.frame, '\n')
-	o.write(o.frame)
-	if cap(o.frame) > frameKept {
-		o.frame = nil
-	}
+	o.write(o.framed(data))
 	if !more {
 		o.flush()
+	}
+	if o.meter != nil && o.err == nil {
+		o.meter.delivered()
 	}
 	return o.err
 }
 
+// framed is the event's frame, valid until the next one.
+func (o *reply) framed(data []byte) []byte {
+	if cap(o.frame) > frameKept {
+		o.frame = nil
+	}
+	b := o.frame[:0]
+	// An event of several lines came as several data lines, and goes on so.
+	for line := range bytes.SplitSeq(data, []byte("\n")) {
+		b = append(append(append(b, "data: "...), line...), '\n')
+	}
+	o.frame = append(b, '\n')
+	return o.frame
+}
+
+// End implements engine.Output. The final receipt is about all of the body, so also about what comes after it.
+func (o *reply) End(data []byte, cut bool) error {
+	o.beginStream()
+	last := o.framed(data)
+	if o.meter != nil && o.err == nil {
+		if o.held {
+			o.flush() // the receipt may take a disk's time
+		}
+		o.receipt(o.meter.wait())
+		o.meter.resp.Write(last)
+		o.meter.resp.Write([]byte(doneEvent))
+		r, err := o.meter.complete(cut)
+		if err != nil {
+			return err
+		}
+		o.receipt(r)
+	}
+	o.raw(last)
+	return o.err
+}
+
 // Answer implements engine.Output.
-func (o *reply) Answer(body []byte) error {
+func (o *reply) Answer(body []byte, cut bool) error {
+	var wire []byte
+	if o.meter != nil {
+		o.meter.resp.Write(body)
+		r, err := o.meter.complete(cut)
+		if err != nil {
+			return err
+		}
+		wire = r.Append([]byte("\n"))
+		o.meter.till.sent(r.ID())
+	}
 	h := o.w.Header()
 	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Content-Length", strconv.Itoa(len(body)+len(wire)))
 	o.begin()
-	o.write(body)
+	o.raw(body)
+	o.raw(wire)
 	o.flush()
 	return o.err
 }
@@ -201,13 +285,47 @@ func (o *reply) finish(e *openai.Error) {
 		e.Write(o.w)
 	case o.first.IsZero(): // a whole answer
 	case e != nil:
-		o.write(append(e.Append([]byte("data: ")), "\n\n"...))
-		fallthrough
+		o.breakOff(append(append(e.Append([]byte("data: ")), "\n\n"...), doneEvent...))
 	default:
-		o.write([]byte(doneEvent))
+		o.raw([]byte(doneEvent))
 		o.flush()
 	}
 	_ = o.control.SetWriteDeadline(time.Time{}) // the connection serves other requests
+}
+
+// breakOff ends a stream in the middle. Its receipt says that it costs nothing.
+func (o *reply) breakOff(end []byte) {
+	if m := o.meter; m != nil && !m.ended && !m.lost {
+		o.receipt(m.wait())
+		m.resp.Write(end)
+		if r, err := m.final(receipt.Error, offer.Usage{}); err == nil { // else the gateway asks for it in vain
+			o.receipt(r)
+		}
+	}
+	o.raw(end)
+	o.flush()
+}
+
+// receipt sends a receipt as an event; nil is none.
+func (o *reply) receipt(r *receipt.Signed) {
+	if r == nil {
+		return
+	}
+	if r.Kind == receipt.Final {
+		o.meter.till.sent(r.ID())
+	}
+	o.raw(receiptFrame(nil, r.Wire()))
+}
+
+func (o *reply) beginStream() {
+	if o.begun {
+		return
+	}
+	o.first = time.Now()
+	h := o.w.Header()
+	h.Set("Content-Type", "text/event-stream; charset=utf-8")
+	h.Set("Cache-Control", "no-cache")
+	o.begin()
 }
 
 func (o *reply) begin() {
@@ -219,9 +337,18 @@ func (o *reply) begin() {
 // deadline bounds the writes up to the next flush.
 func (o *reply) deadline() { _ = o.control.SetWriteDeadline(time.Now().Add(writeTimeout)) }
 
+// write sends a part of the body that receipts are about.
 func (o *reply) write(p []byte) {
-	if o.err == nil {
+	if o.meter != nil {
+		o.meter.resp.Write(p)
+	}
+	o.raw(p)
+}
+
+func (o *reply) raw(p []byte) {
+	if o.err == nil && len(p) > 0 {
 		_, o.err = o.w.Write(p)
+		o.held = true
 	}
 }
 
@@ -229,5 +356,6 @@ func (o *reply) flush() {
 	if o.err == nil {
 		o.err = o.control.Flush()
 	}
+	o.held = false
 	o.deadline()
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,10 @@ import (
 	"cocoon/router/offer"
 	"cocoon/worker/engine"
 )
+
+// spareConns is how many data connections are wanted beyond those of requests: a worker whose slots are all taken still
+// exchanges receipts and gives evidence.
+const spareConns = 2
 
 // Times of the worker's own loops.
 const (
@@ -48,9 +53,16 @@ type Worker struct {
 	gate     gate
 	board    *board
 	prover   *prover
+	till     atomic.Pointer[till] // nil while it does not run
+	asked    asked
 	catalog  atomic.Pointer[catalog]
 	foreign  atomic.Pointer[offer.Load] // load at the engine that is not ours
 	doubt    chan struct{}              // a request failed by the engine's fault
+	looked   chan struct{}              // closed after the first look at the engine
+	stopping atomic.Bool
+
+	publishing sync.Mutex // over changes of the catalog
+	prices     *Prices    // locked by publishing
 
 	// Of the loop that looks at the engine.
 	opened      engine.Engine
@@ -69,10 +81,13 @@ func New(c Config, a attest.Attester, log *slog.Logger, reg *prometheus.Registry
 	if err != nil {
 		return nil, err
 	}
-	w := &Worker{config: c, log: log, gatherer: reg, doubt: make(chan struct{}, 1)}
+	w := &Worker{config: c, log: log, gatherer: reg, doubt: make(chan struct{}, 1), looked: make(chan struct{})}
 	w.engine = engine.Config{
 		URL: c.Engine.URL, Kind: c.Engine.Kind, Key: key,
 		IdleTimeout: c.Engine.IdleTimeout, AnswerTimeout: c.Engine.AnswerTimeout,
+	}
+	if w.prices, err = LoadPrices(c.DataDir); err != nil {
+		return nil, err
 	}
 	if w.identity, err = tunnel.LoadIdentity(identityPath(c.DataDir)); err != nil {
 		return nil, err
@@ -86,7 +101,7 @@ func New(c Config, a attest.Attester, log *slog.Logger, reg *prometheus.Registry
 	w.board = newBoard(c.Name, w.load)
 	w.gate.changed = w.board.touch
 	w.gate.slots, w.gate.queue = c.limits(engine.Status{})
-	if w.metrics, err = newMetrics(reg, &w.gate); err != nil {
+	if w.metrics, err = newMetrics(reg, &w.gate, w.till.Load); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
 	return w, w.addDialers(pins, reg)
@@ -100,7 +115,9 @@ func (w *Worker) addDialers(pins []*tunnel.ID, reg prometheus.Registerer) error 
 	for i, g := range w.config.Gateways {
 		d := tunnel.NewDialer(tunnel.DialerConfig{
 			Identity: w.identity, Address: g.Address, Pin: pins[i], Handler: handler,
-			Report: w.board.report, Capacity: w.gate.capacity, Attest: w.prover.answer, Log: w.log,
+			Report: w.board.report, Attest: w.prover.answer, Log: w.log,
+			Capacity: func() int { return w.gate.capacity() + spareConns },
+			Receipts: w.receiptsFor(g.Address),
 		})
 		w.dialers = append(w.dialers, d)
 		connected := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -117,6 +134,14 @@ func (w *Worker) addDialers(pins []*tunnel.ID, reg prometheus.Registerer) error 
 		}
 	}
 	return nil
+}
+
+// receiptsFor presents receipts to one gateway.
+func (w *Worker) receiptsFor(gateway string) func(context.Context, []byte) ([]byte, error) {
+	p := presenter{name: gateway}
+	return func(ctx context.Context, acks []byte) ([]byte, error) {
+		return p.exchange(ctx, w.till.Load(), acks)
+	}
 }
 
 // ID is the name by which gateways know the worker of a configuration. Its key is made if there is none yet.
@@ -146,6 +171,16 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("%w: two workers on one data_dir would push each other out at gateways", err)
 	}
 	defer lock.Close()
+	till, err := openTill(w.config.DataDir, w.prover.keys.receipt, w.log, w.metrics)
+	if err != nil {
+		return err
+	}
+	w.till.Store(till)
+	return errors.Join(w.run(ctx), till.close())
+}
+
+// run is Run once the worker has its data folder for itself.
+func (w *Worker) run(ctx context.Context) (err error) {
 	var ops net.Listener
 	if w.config.OpsListen != "" {
 		if ops, err = new(net.ListenConfig).Listen(ctx, "tcp", w.config.OpsListen); err != nil {
@@ -160,15 +195,24 @@ func (w *Worker) Run(ctx context.Context) error {
 		<-ctx.Done()
 		defer cut()
 		w.log.Info("worker stops")
+		w.stopping.Store(true)
 		w.board.drain()
 		time.Sleep(drainNotice)
 		return nil
 	})
 	group.Go(func() error { w.board.run(late); return nil })
 	group.Go(func() error { w.watch(ctx); return nil })
+	group.Go(func() error { w.watchPrices(ctx); return nil })
 	group.Go(func() error { return w.prover.store.Run(ctx) })
 	for _, d := range w.dialers {
-		group.Go(func() error { return d.Run(late) })
+		group.Go(func() error {
+			select {
+			case <-w.looked: // so that the first keyset names the models
+				return d.Run(late)
+			case <-ctx.Done():
+				return nil
+			}
+		})
 	}
 	if ops != nil {
 		srv := &http.Server{Handler: w.opsHandler(), ReadHeaderTimeout: headerTimeout}
@@ -187,10 +231,13 @@ func (w *Worker) Run(ctx context.Context) error {
 
 // watch looks at the engine: at once, then every refreshGap, sooner after a failure or a doubt.
 func (w *Worker) watch(ctx context.Context) {
-	for ctx.Err() == nil {
+	for first := true; ctx.Err() == nil; first = false {
 		gap := refreshGap
 		if !w.refresh(ctx) {
 			gap = retryGap
+		}
+		if first {
+			close(w.looked)
 		}
 		select {
 		case <-ctx.Done():
@@ -249,23 +296,25 @@ func (w *Worker) look(ctx context.Context) (engine.Status, error) {
 
 // found publishes a sound engine.
 func (w *Worker) found(s engine.Status) {
+	w.publishing.Lock()
+	defer w.publishing.Unlock()
 	before := w.catalog.Load()
-	cat := w.config.build(w.opened, s, w.log)
+	cat := w.config.build(w.opened, s, w.prices, w.log)
 	if w.failures > 0 || before.engine == nil || len(before.offers) != len(cat.offers) {
 		w.log.Info("engine serves", "engine", s.Engine, "models", len(cat.offers), "of", len(s.Models))
 	}
 	w.failures = 0
-	w.catalog.Store(cat)
 	w.gate.resize(w.config.limits(s))
 	w.noteForeign(s)
-	w.board.set(cat.offers)
+	w.publish(cat)
 	w.metrics.engineUp.Set(1)
 }
 
 // withdraw offers nothing until the engine is back.
 func (w *Worker) withdraw() {
-	w.catalog.Store(&catalog{})
-	w.board.set(nil)
+	w.publishing.Lock()
+	w.publish(&catalog{})
+	w.publishing.Unlock()
 	w.metrics.engineUp.Set(0)
 	if w.opened != nil && (w.engine.Kind == "" || w.engine.Kind == engine.KindAuto) {
 		w.opened.Close() // who comes back may be of another kind

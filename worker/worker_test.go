@@ -3,6 +3,7 @@ package worker
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ import (
 	simsnp "cocoon/attest/simtee/snp"
 	"cocoon/internal/durable"
 	"cocoon/internal/h1"
+	"cocoon/internal/receipt"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 	"cocoon/worker/engine/enginetest"
@@ -125,12 +127,17 @@ func TestRun(t *testing.T) {
 	go func() { done <- w.Run(ctx) }()
 	eventually(t, "models are offered", func() bool { _, s := gw.last(); return len(s.Offers) == 2 })
 	peer, sheet := gw.last()
+	keyset := gw.attested(t)
 	if peer.ID() != w.ID() || sheet.Name != "worker" || sheet.Offers[1].Model != "ok" {
 		t.Errorf("worker %s sells %+v", peer.ID(), sheet)
 	}
-	status, text := through(t, peer, chatBody("ok", true))
-	if status != http.StatusOK || !strings.HasSuffix(text, doneEvent) {
+	status, text := through(t, peer, chatBody("ok", true), "")
+	if status != http.StatusOK || !strings.HasSuffix(text, doneEvent) || strings.Contains(text, "cocoon-receipt") {
 		t.Errorf("%d %s", status, text)
+	}
+	pay(t, peer, keyset)
+	if u := w.till.Load().unpaid(); u.Finals != 0 {
+		t.Errorf("unpaid: %+v", u)
 	}
 	if status, text := w.health(); status != http.StatusOK {
 		t.Errorf("health is %d %s", status, text)
@@ -145,8 +152,48 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// attested is the first keyset that the gateway has attested: it names the worker's models.
+func (g *testGateway) attested(t *testing.T) receipt.Digest {
+	t.Helper()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k, err := attest.ParseKeyset(g.evidence.Keyset)
+	if err != nil || len(k.Models) != 2 {
+		t.Errorf("keyset %s: %v", g.evidence.Keyset, err)
+	}
+	return sha256.Sum256(g.evidence.Keyset)
+}
+
+// pay sends a request that is paid for, and acknowledges its receipt.
+func pay(t *testing.T, w *tunnel.Worker, keyset receipt.Digest) {
+	t.Helper()
+	name := "req_" + strings.Repeat("7", 32)
+	header := fmt.Sprintf("Cocoon-Request: %s\r\n%s: %s\r\n", name, termsHeader, terms{keyset: keyset, mode: receipt.Gateway})
+	_, text := through(t, w, chatBody("ok", true), header)
+	if !strings.Contains(text, "data: cocoon-receipt/v1\ndata: request "+name) {
+		t.Errorf("no receipt in %s", text)
+	}
+	none := new(receipt.Acks).Marshal()
+	presented, err := w.Receipts(t.Context(), none)
+	if err != nil || len(presented) != 0 {
+		t.Errorf("presented at once: %s, %v", presented, err)
+	}
+	data, _, _ := strings.Cut(text[strings.Index(text, "data: cocoon-receipt"):], "\n\n")
+	signed, err := receipt.Parse([]byte(strings.ReplaceAll(data, "data: ", "") + "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	settled := receipt.Acks{Settled: []receipt.Digest{signed.ID()}}
+	if presented, err = w.Receipts(t.Context(), settled.Marshal()); err != nil || len(presented) != 0 {
+		t.Errorf("presented: %s, %v", presented, err)
+	}
+	if _, err := w.Receipts(t.Context(), []byte("x")); !errors.Is(err, tunnel.ErrNoReceipts) {
+		t.Errorf("acknowledgements that are none: %v", err)
+	}
+}
+
 // through sends one request over a data connection.
-func through(t *testing.T, w *tunnel.Worker, body string) (int, string) {
+func through(t *testing.T, w *tunnel.Worker, body, header string) (int, string) {
 	t.Helper()
 	conn, err := w.Take(t.Context())
 	if err != nil {
@@ -155,7 +202,7 @@ func through(t *testing.T, w *tunnel.Worker, body string) (int, string) {
 	defer w.Give(conn)
 	resp, err := conn.Do(&h1.Request{
 		Method: http.MethodPost, Path: chatPath, Host: "worker", Body: []byte(body),
-		Header: "Content-Type: application/json\r\nCocoon-Request: r1\r\n",
+		Header: "Content-Type: application/json\r\n" + header,
 	})
 	if err != nil {
 		t.Fatal(err)

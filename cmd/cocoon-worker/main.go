@@ -29,6 +29,8 @@ commands:
   run           serve (the default)
   doctor        check machine, GPUs, engine, models, key, clock and gateways, and say what to do; changes nothing, disturbs
                 nobody. With --policy policy.yaml also which checks of that policy this machine would fail
+  price         show, set or unset what this worker asks; a running worker takes it up at once. 'price -h' says how
+  receipts      what gateways have not acknowledged yet, so not paid
   id            print this worker's ID, for the gateway's operator to approve
   check-config  check the configuration file
   version       print the version
@@ -51,6 +53,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	name := "run"
 	if len(args) > 0 && (len(args[0]) == 0 || args[0][0] != '-') {
 		name, args = args[0], args[1:]
+	}
+	if name == "price" {
+		return price(args, stdout, stderr)
 	}
 	flags := flag.NewFlagSet("cocoon-worker "+name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -76,6 +81,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	commands := map[string]func(context.Context, worker.Config, io.Writer, io.Writer) error{
 		"run": serve, "doctor": doctor, "id": printID, "check-config": checkConfig,
+		"receipts": receipts,
 	}
 	command, ok := commands[name]
 	if !ok {

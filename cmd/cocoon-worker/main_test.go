@@ -86,3 +86,59 @@ func TestRunFails(t *testing.T) {
 		t.Errorf("status %d: %s", status, err)
 	}
 }
+
+func TestPrice(t *testing.T) {
+	path := configFile(t, "price: {in: 1000000, out: 2000000}\nmodels: [{name: own, price: {in: 7, out: 8}}, {name: ok}]\n")
+	for _, c := range []struct {
+		args   string
+		status int
+		out    []string // parts of stdout
+		err    string   // part of stderr
+	}{
+		{"", exitOK, []string{"MODEL", "ok          0.001 TON (1000000 nanoTON)  0.001 TON (1000000 nanoTON)  0.002 TON (2000000 nanoTON)  worker.yaml\n", "all others  0.001 TON"}, ""},
+		{"show", exitOK, []string{"own ", "(7 nanoTON)", "worker.yaml, this model's own"}, ""},
+		{"set --in 5 --out 6", exitOK, []string{"ok          0.000000005 TON (5 nanoTON)", "own         0.000000007 TON", "prices.json\n"}, ""},
+		{"set --model own --in 0.5TON --cached 3 --out 1.5TON", exitOK, []string{"own         0.5 TON (500000000 nanoTON)  0.000000003 TON (3 nanoTON)", "1.5 TON (1500000000 nanoTON)", "prices.json, this model's own"}, ""},
+		{"unset --model own", exitOK, []string{"own         0.000000007 TON", "all others  0.000000005 TON"}, ""},
+		{"unset", exitOK, []string{"all others  0.001 TON"}, ""},
+		{"set --in 5", exitUsage, nil, "--in and --out are missing"},
+		{"set --in 0.5 --out 1", exitUsage, nil, "TON with its unit"},
+		{"set --in -5 --out 1", exitUsage, nil, "TON with its unit"},
+		{"set --in 0.0000000001TON --out 1", exitUsage, nil, "TON with its unit"},
+		{"set --in 1001TON --out 1", exitFailed, nil, "out of range"},
+		{"set --in 1 --out 1 --model a\"b", exitFailed, nil, "no model's name"},
+		{"set --in 1 --out 1 now", exitUsage, nil, `unexpected argument "now"`},
+		{"show --in 1", exitUsage, nil, "usage: cocoon-worker price"},
+		{"raise", exitUsage, nil, `no command "price raise"`},
+		{"-h", exitOK, nil, "usage: cocoon-worker price"},
+	} {
+		args := append([]string{"price"}, strings.Fields(c.args)...)
+		at := min(2, len(args)) // after the verb
+		if len(args) > 1 && strings.HasPrefix(args[1], "-") {
+			at = 1
+		}
+		args = append(args[:at:at], append([]string{"--config", path}, args[at:]...)...)
+		status, out, err := invoke(args...)
+		if status != c.status || !strings.Contains(err, c.err) {
+			t.Errorf("%q: status %d\nstderr: %s", args, status, err)
+		}
+		for _, part := range c.out {
+			if !strings.Contains(out, part) {
+				t.Errorf("%q: no %q in\n%s", args, part, out)
+			}
+		}
+	}
+	if n, err := parseAmount("0.05 TON"); err != nil || n != 50_000_000 {
+		t.Errorf("0.05 TON is %d, %v", n, err)
+	}
+	if status, _, err := invoke("price", "--config", "/none.yaml"); status != exitFailed || !strings.Contains(err, "/none.yaml") {
+		t.Errorf("status %d: %s", status, err)
+	}
+}
+
+func TestReceiptsCommand(t *testing.T) {
+	status, out, err := invoke("receipts", "--config", configFile(t, ""))
+	if status != exitOK || !strings.Contains(out, "acknowledged: 0, for 0 TON (0 nanoTON)") {
+		t.Errorf("status %d: %s%s", status, out, err)
+	}
+}

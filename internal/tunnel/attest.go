@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -92,27 +91,9 @@ func (w *Worker) verdict(ctx context.Context) error {
 // Evidence sends a challenge over a data connection and returns the worker's answer. There the worker has no connection
 // to bind it to: it is for relaying. Errors: as those of Take and of Challenge.Ask.
 func (w *Worker) Evidence(ctx context.Context, challenge []byte) ([]byte, error) {
-	for tries := staleMax; ; tries-- {
-		c, err := w.Take(ctx)
-		if err != nil {
-			return nil, err
-		}
-		answer, err := w.evidenceFrom(ctx, c, challenge)
-		if !errors.Is(err, h1.ErrStale) || tries == 0 {
-			return answer, err
-		}
-	}
-}
-
-func (w *Worker) evidenceFrom(ctx context.Context, c *h1.Conn, challenge []byte) ([]byte, error) {
-	stop := context.AfterFunc(ctx, func() { _ = c.Net().Close() }) // ends the exchange
-	answer, err := challengeOver(c, challenge, time.Now().Add(w.t.evidence+w.t.answer))
-	if !stop() {
-		_ = c.Net().Close() // it is closed now or soon
-		return nil, ctx.Err()
-	}
-	w.Give(c)
-	return answer, err
+	return w.overData(ctx, func(c *h1.Conn) ([]byte, error) {
+		return challengeOver(c, challenge, time.Now().Add(w.t.evidence+w.t.answer))
+	})
 }
 
 // challengeOver is one challenge and its answer. Unless the connection breaks or the answer is too long, it can be used
@@ -121,43 +102,20 @@ func challengeOver(c *h1.Conn, challenge []byte, until time.Time) ([]byte, error
 	if len(challenge) > ChallengeMax {
 		return nil, fmt.Errorf("challenge has %d bytes, at most %d", len(challenge), ChallengeMax)
 	}
-	if err := c.Net().SetDeadline(until); err != nil {
-		return nil, fmt.Errorf("challenging worker: %w", err)
-	}
-	resp, err := c.Do(&h1.Request{
-		Method: "POST", Path: attestPath, Host: host, Header: "Content-Type: application/json\r\n", Body: challenge,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("challenging worker: %w", err)
-	}
-	limit := int64(EvidenceMax)
-	if resp.Status != http.StatusOK {
-		limit = wordsMax
-	}
-	answer, err := readBody(resp, limit)
+	status, answer, err := post(c, attestPath, challenge, EvidenceMax, until)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("challenging worker: %w", err)
-	case resp.Status == http.StatusOK:
-		return answer, nil
-	case resp.Status == http.StatusNotFound:
-		return nil, fmt.Errorf("%w: it can't attest itself", ErrNoEvidence)
-	case resp.Status == http.StatusServiceUnavailable:
-		return nil, fmt.Errorf("%w: it says: %s", ErrNoEvidence, printable(string(answer)))
-	default:
-		return nil, fmt.Errorf("%w: status %d", ErrNoEvidence, resp.Status)
+	case status != http.StatusOK:
+		return nil, refusedBy(ErrNoEvidence, status, answer, "it can't attest itself")
 	}
+	return answer, nil
 }
 
 // attest answers a challenge, at the worker. export is nil on data connections.
 func (s *session) attest(w http.ResponseWriter, r *http.Request, export Exporter) {
-	if r.Method != http.MethodPost {
-		refuse(w, http.StatusBadRequest)
-		return
-	}
-	challenge, err := io.ReadAll(http.MaxBytesReader(w, r.Body, ChallengeMax))
-	if err != nil {
-		refuse(w, http.StatusRequestEntityTooLarge)
+	challenge, ok := readAsked(w, r, ChallengeMax)
+	if !ok {
 		return
 	}
 	if s.d.cfg.Attest == nil {
@@ -173,9 +131,16 @@ func (s *session) attest(w http.ResponseWriter, r *http.Request, export Exporter
 	if err == nil && len(answer) > EvidenceMax {
 		err = fmt.Errorf("evidence has %d bytes, at most %d", len(answer), EvidenceMax)
 	}
-	status, kind := http.StatusOK, "application/json"
 	if err != nil {
 		s.d.cfg.Log.Warn("evidence not made", "gateway", s.d.cfg.Address, "error", err)
+	}
+	answerAsked(w, "application/json", answer, err)
+}
+
+// answerAsked answers what the gateway asked the worker itself: with 200, or with an error's words.
+func answerAsked(w http.ResponseWriter, kind string, answer []byte, err error) {
+	status := http.StatusOK
+	if err != nil {
 		status, kind, answer = http.StatusServiceUnavailable, "text/plain; charset=utf-8", []byte(printable(err.Error()))
 	}
 	w.Header().Set("Content-Type", kind)

@@ -31,6 +31,10 @@ type DialerConfig struct {
 	// bytes, within 30 s. export is of the control connection if the challenge came on that; nil on a data connection.
 	// An error's words go to the gateway. Calls may overlap. Without Attest no gateway takes the worker.
 	Attest func(ctx context.Context, export Exporter, challenge []byte) ([]byte, error)
+	// Receipts takes a gateway's acknowledgements, at most AcksMax bytes, hostile ones included, and returns the receipts to
+	// present, at most ReceiptsMax bytes, within 10 s. An error's words go to the gateway. Calls may overlap. Nil: the
+	// worker keeps none, and says so.
+	Receipts func(ctx context.Context, acks []byte) ([]byte, error)
 	// Capacity is how many data connections are wanted at most, so how many requests at once. It may change.
 	Capacity func() int
 	Log      *slog.Logger

@@ -31,6 +31,7 @@ func quick() timings {
 	t := defaults()
 	t.poll = 50 * time.Millisecond
 	t.pollGap = 5 * time.Millisecond
+	t.linger = 20 * time.Millisecond
 	t.backoff = 5 * time.Millisecond
 	t.backoffTo = 50 * time.Millisecond
 	t.take = limit // dials take a while on a busy machine

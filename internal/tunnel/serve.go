@@ -14,7 +14,7 @@ import (
 )
 
 // serve routes a request by its connection: control connections speak of the session only, data connections never do.
-// Both carry challenges.
+// Both carry challenges; receipts go over data connections, so that they never hold up a poll.
 func (s *session) serve(w http.ResponseWriter, r *http.Request) {
 	l, ok := r.Context().Value(linkKey{}).(*link)
 	switch {
@@ -31,6 +31,8 @@ func (s *session) serve(w http.ResponseWriter, r *http.Request) {
 		s.attest(w, r, cs.ExportKeyingMaterial)
 	case r.URL.Path == attestPath:
 		s.attest(w, r, nil)
+	case !l.control && r.URL.Path == receiptsPath:
+		s.receipts(w, r)
 	case l.control || strings.HasPrefix(r.URL.Path, wellKnown):
 		refuse(w, http.StatusNotFound)
 	default:

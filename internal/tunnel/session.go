@@ -413,13 +413,7 @@ func (s *session) drain() error {
 	s.mu.Unlock()
 	grace := time.NewTimer(s.d.t.grace)
 	defer grace.Stop()
-	for {
-		s.mu.Lock()
-		running := s.active
-		s.mu.Unlock()
-		if running == 0 {
-			return nil
-		}
+	for s.serves() {
 		select {
 		case <-s.wake:
 		case <-s.over:
@@ -428,6 +422,17 @@ func (s *session) drain() error {
 			return nil
 		}
 	}
+	select { // the end of the control connection must not overtake the last answers
+	case <-time.After(s.d.t.linger):
+	case <-s.over:
+	}
+	return nil
+}
+
+func (s *session) serves() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.active > 0
 }
 
 // close cuts everything. Handlers that still run see their contexts end.

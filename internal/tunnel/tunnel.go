@@ -7,7 +7,7 @@
 // and prove that they end in the same memory; the worker keeps some of them idle, the gateway takes them for requests.
 // When the control connection ends all of them end, on both sides.
 //
-// What is in a challenge and in its answer is not known here: both are bytes.
+// What is in a challenge and in its answer, and in an exchange of receipts, is not known here: all are bytes.
 package tunnel
 
 import (
@@ -28,6 +28,8 @@ const (
 	helloPath  = wellKnown + "hello"
 	reportPath = wellKnown + "report"
 	attestPath = wellKnown + "attest"
+
+	receiptsPath = wellKnown + "receipts"
 
 	kindControl = "control"
 	kindData    = "data"
@@ -81,11 +83,13 @@ type timings struct {
 	silence   time.Duration // the worker waits for the next poll; hello's hold plus answer
 	evidence  time.Duration // the worker makes evidence: a TDX quote and the reports of 8 GPUs take seconds each
 	verdict   time.Duration // the gateway attests a worker: evidence and vendors' collateral; no poll comes meanwhile
+	receipts  time.Duration // the worker takes acknowledgements and presents receipts: a write or two to disk
 	take      time.Duration // Take waits for a data connection
 	surplus   time.Duration // a data connection idle for so long is closed if it is one too many
 	backoff   time.Duration // first wait before a dial is tried again; doubles
 	backoffTo time.Duration // longest wait
 	grace     time.Duration // running requests may take this to finish when the worker stops
+	linger    time.Duration // the gateway may take this to read their answers
 }
 
 func defaults() timings {
@@ -98,11 +102,13 @@ func defaults() timings {
 		silence:   15 * time.Second,
 		evidence:  30 * time.Second,
 		verdict:   60 * time.Second,
+		receipts:  10 * time.Second,
 		take:      2 * time.Second,
 		surplus:   60 * time.Second,
 		backoff:   250 * time.Millisecond,
 		backoffTo: 15 * time.Second,
 		grace:     3 * time.Second,
+		linger:    50 * time.Millisecond,
 	}
 }
 

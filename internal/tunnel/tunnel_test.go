@@ -291,6 +291,7 @@ func TestRunningRequestsFinish(t *testing.T) {
 		got <- text
 	}()
 	eventually(t, "it runs", func() bool { return b.in.Load() == 1 })
+	eventually(t, "all connections are there", func() bool { _, idle := w.counts(); return idle == idleMin })
 	stopped := make(chan struct{})
 	go func() {
 		p.stop()

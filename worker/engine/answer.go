@@ -17,6 +17,9 @@ import (
 // lineMax bounds one line of Ollama's stream, bytes, as package sse bounds an event.
 const lineMax = 8 << 20
 
+// finishLength is why a choice ended that was cut: no more tokens were allowed.
+const finishLength = "length"
+
 // answer turns Ollama's lines into OpenAI's answer.
 type answer struct {
 	out    Output
@@ -101,6 +104,7 @@ func (a *answer) line(data []byte) error {
 	m := &l.Message
 	if m.Content != "" || m.Thinking != "" || len(m.ToolCalls) > 0 || len(l.Logprobs) > 0 {
 		a.pieces++
+		a.out.Count(a.used())
 		if err := a.add(m, l.Logprobs); err != nil {
 			return err
 		}
@@ -119,8 +123,8 @@ func (a *answer) last(l *api.ChatResponse) error {
 	}
 	a.usage = openai.Usage{Prompt: int64(l.PromptEvalCount), Completion: int64(l.EvalCount)}
 	switch {
-	case l.DoneReason == "length":
-		a.finish = "length"
+	case l.DoneReason == finishLength:
+		a.finish = finishLength
 	case l.DoneReason == "stop" && a.calls > 0:
 		a.finish = "tool_calls"
 	case l.DoneReason == "stop":
@@ -210,7 +214,8 @@ func (a *answer) end() error {
 	}
 	e := a.same
 	e.Choices, e.Usage = []choice{}, usageOf(a.used())
-	return a.out.Event(encode(e), false)
+	a.out.Count(a.used())
+	return a.out.End(encode(e), a.finish == finishLength)
 }
 
 func (a *answer) whole() error {
@@ -224,5 +229,6 @@ func (a *answer) whole() error {
 	}
 	e := a.same
 	e.Object, e.Choices, e.Usage = answerObject, []choice{c}, usageOf(a.used())
-	return a.out.Answer(encode(e))
+	a.out.Count(a.used())
+	return a.out.Answer(encode(e), a.finish == finishLength)
 }

@@ -221,6 +221,9 @@ func (e *compatible) Chat(ctx context.Context, req *Request, out Output) (openai
 	if !req.Head.Stream {
 		return e.whole(ctx, body, req.Head.N, out)
 	}
+	if owner == ownerVLLM || owner == ownerSGLang {
+		return e.stream(ctx, req.Head.WithContinuousUsage(body), req, out)
+	}
 	return e.stream(ctx, req.Head.WithUsage(body), req, out)
 }
 
@@ -251,7 +254,8 @@ func (e *compatible) whole(ctx context.Context, body []byte, n int64, out Output
 	case int64(a.Finishes) < n:
 		return a.Usage, engineError("The engine's answer is not finished: %d of %d choices are.", a.Finishes, n)
 	}
-	return a.Usage, out.Answer(text)
+	out.Count(a.Usage)
+	return a.Usage, out.Answer(text, cut(text))
 }
 
 // says tells whether a whole answer has any content.
@@ -289,7 +293,7 @@ func (e *compatible) stream(ctx context.Context, body []byte, req *Request, out 
 	for {
 		data, err := events.Next()
 		if err != nil {
-			return t.usage, streamError(x, err)
+			return estimated(ctx, t.sofar(), body), streamError(x, err)
 		}
 		x.progress(e.call.idle)
 		if string(bytes.TrimSpace(data)) == "[DONE]" {
@@ -301,8 +305,12 @@ func (e *compatible) stream(ctx context.Context, body []byte, req *Request, out 
 		if data, err = t.add(data); err != nil {
 			return t.usage, err
 		}
+		if data == nil {
+			continue
+		}
+		out.Count(t.sofar())
 		if err := out.Event(data, events.Buffered()); err != nil {
-			return t.usage, err
+			return estimated(ctx, t.sofar(), body), err
 		}
 	}
 	x.drain()
@@ -355,14 +363,24 @@ type tally struct {
 	req      *Request
 	usage    openai.Usage
 	counted  bool   // some event had usage
-	last     bool   // it was one without choices, as clients expect it
-	template []byte // else the last event that had usage
-	content  bool
+	last     bool   // the last of them was one without choices, as clients expect it
+	template []byte // the last event that had usage
+	spare    []byte // of the event at hand, without its usage
+	pieces   int64  // events with content: each is a token at least
 	finishes int
+	cut      bool
 }
 
-// add reads one event and returns what of it is passed on; an error event or one that is not JSON ends the stream.
-// Usage in an event with choices is kept back for an event of its own: clients count it twice, or can't read it.
+// sofar is the engine's own count if it counts as it goes, else the events with content.
+func (t *tally) sofar() openai.Usage {
+	if t.counted {
+		return t.usage
+	}
+	return openai.Usage{Completion: t.pieces}
+}
+
+// add reads one event and returns what of it is passed on, nil if nothing is; an error event or one that is not JSON
+// ends the stream. Usage is kept back for an event of its own at the end: clients count it twice, or can't read it.
 func (t *tally) add(data []byte) ([]byte, error) {
 	c, err := openai.ReadChunk(data)
 	switch {
@@ -372,45 +390,52 @@ func (t *tally) add(data []byte) ([]byte, error) {
 		return nil, bodyError(data)
 	}
 	t.finishes += c.Finishes
-	t.content = t.content || c.Content
+	t.cut = t.cut || c.Finishes > 0 && cut(data)
+	if c.Content {
+		t.pieces++
+	}
 	if !c.HasUsage {
 		return data, nil
 	}
 	t.usage, t.counted, t.last = c.Usage, true, c.NoChoices
-	if c.NoChoices {
-		return data, nil
-	}
 	t.template = append(t.template[:0], data...)
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(data, &fields) != nil {
-		return nil, engineError("The engine's stream holds an event that is not JSON.")
+	if c.NoChoices {
+		return nil, nil
 	}
-	fields["usage"] = json.RawMessage("null")
-	return encode(fields), nil
+	t.spare = c.AppendWithoutUsage(t.spare[:0], data)
+	return t.spare, nil
 }
 
-// end checks the whole, and adds the usage event if the engine sent its figures only along with choices.
+// end checks the whole, and ends it with the usage event: the engine's own, unless it sent its figures only along with
+// choices.
 func (t *tally) end(out Output) error {
 	switch {
 	case int64(t.finishes) < t.req.Head.N:
 		return engineError("The engine's stream ended with %d of %d choices finished.", t.finishes, t.req.Head.N)
 	case !t.counted || t.usage.Prompt == 0:
 		return engineError("The engine did not count its tokens.")
-	case t.content && t.usage.Completion == 0:
+	case t.pieces > 0 && t.usage.Completion == 0:
 		return engineError("The engine counted no tokens for an answer that has some.")
-	case t.last:
-		return nil
+	}
+	out.Count(t.usage)
+	if t.last {
+		return out.End(t.template, t.cut)
 	}
 	var same struct {
 		ID      string `json:"id"`
 		Created int64  `json:"created"`
 		Model   string `json:"model"`
 	}
-	if json.Unmarshal(t.template, &same) != nil {
+	if !json.Valid(t.template) || json.Unmarshal(t.template, &same) != nil {
 		return engineError("The engine's stream holds an event that is not JSON.")
 	}
-	return out.Event(encode(chunk{
+	return out.End(encode(chunk{
 		ID: same.ID, Object: chunkObject, Created: same.Created, Model: same.Model,
 		Choices: []choice{}, Usage: usageOf(t.usage),
-	}), false)
+	}), t.cut)
+}
+
+// cut tells whether a choice ended because no more tokens were allowed. Within a string of JSON these bytes can't stand.
+func cut(data []byte) bool {
+	return bytes.Contains(data, []byte(`"finish_reason":"length"`)) || bytes.Contains(data, []byte(`"finish_reason": "length"`))
 }

@@ -2,7 +2,8 @@
 // OpenAI's chat completions.
 //
 // To OpenAI-compatible engines requests pass byte for byte, except for the model's name and
-// stream_options.include_usage, and so do answers. For Ollama they are translated, and a field that Ollama would ignore
+// stream_options.include_usage (for vLLM and SGLang continuous_usage_stats too), and so do answers, except that usage
+// comes in an event of its own at the end. For Ollama they are translated, and a field that Ollama would ignore
 // although it changes the answer is refused with 400 and code unsupported_parameter:
 //
 //	field                                        what becomes of it

@@ -72,11 +72,17 @@ type Request struct {
 
 // Output takes the answer. Its errors end the request and come back from Chat as they are.
 type Output interface {
+	// Count takes what the answer took so far, before the Event, End or Answer that it includes. The prompt is 0 until the
+	// engine has counted it. Before End and Answer it is what Chat returns; else it may be the events with content.
+	Count(u openai.Usage)
 	// Event takes one chunk of a stream, a JSON object without the framing of SSE, valid until Event returns.
 	// More tells that another one follows without delay, so that a flush can wait.
 	Event(data []byte, more bool) error
+	// End takes the last chunk of a stream that is whole, with usage and empty choices. Cut tells that a choice ended
+	// because no more tokens were allowed.
+	End(data []byte, cut bool) error
 	// Answer takes the whole answer of a request that does not stream.
-	Answer(body []byte) error
+	Answer(body []byte, cut bool) error
 }
 
 // Engine is an inference server. Its methods may be called at once from many goroutines.
@@ -86,7 +92,8 @@ type Engine interface {
 	// Chat runs one request. A stream that ends well has a last chunk with usage and empty choices; the [DONE] is left
 	// to the caller. The error is an *openai.Error with the status that the client should see, the context's when that
 	// has ended, or the Output's. When ctx ends, the connection to the engine is closed at once: engines stop then.
-	// Tokens that the engine counted come back also with an error.
+	// Tokens that the engine counted come back also with an error; when ctx has ended before it counted the prompt's
+	// of an answer that had begun, they are estimated.
 	Chat(ctx context.Context, req *Request, out Output) (openai.Usage, error)
 	// Close closes idle connections; requests that run go on.
 	Close()

@@ -141,7 +141,7 @@ func TestBytesPass(t *testing.T) {
 	}
 	got := string(fake.Requests()[0].Body)
 	want := strings.Replace(before, `"pub-ok"`, `"ok"`, 1)
-	want = want[:len(want)-1] + `,"stream_options":{"include_usage":true}}`
+	want = want[:len(want)-1] + `,"stream_options":{"include_usage":true,"continuous_usage_stats":true}}`
 	if got != want {
 		t.Errorf("engine got\n%s\nwant\n%s", got, want)
 	}

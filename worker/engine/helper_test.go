@@ -51,16 +51,28 @@ func startHandler(t *testing.T, h http.Handler, path string, more ...Config) Eng
 type sink struct {
 	events []string
 	answer string
-	full   error // what Event and Answer return
+	counts []openai.Usage // before each event, or the answer
+	ended  bool
+	cut    bool
+	full   error // what Event, End and Answer return
+
+	count openai.Usage
 }
 
+func (s *sink) Count(u openai.Usage) { s.count = u }
+
 func (s *sink) Event(data []byte, _ bool) error {
-	s.events = append(s.events, string(data))
+	s.events, s.counts = append(s.events, string(data)), append(s.counts, s.count)
 	return s.full
 }
 
-func (s *sink) Answer(body []byte) error {
-	s.answer = string(body)
+func (s *sink) End(data []byte, cut bool) error {
+	s.ended, s.cut = true, cut
+	return s.Event(data, false)
+}
+
+func (s *sink) Answer(body []byte, cut bool) error {
+	s.answer, s.counts, s.cut = string(body), append(s.counts, s.count), cut
 	return s.full
 }
 

@@ -269,7 +269,7 @@ func (e *native) Chat(ctx context.Context, req *Request, out Output) (openai.Usa
 	defer x.close()
 	a := newAnswer(req, out)
 	if err := a.relay(x, e.call.idle); err != nil {
-		return a.used(), err
+		return estimated(ctx, a.used(), body), err
 	}
 	x.drain()
 	return a.used(), a.end()

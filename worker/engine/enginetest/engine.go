@@ -288,6 +288,7 @@ func (e *Engine) chat(w http.ResponseWriter, r *http.Request) {
 		Stream        *bool  `json:"stream"`
 		StreamOptions struct {
 			IncludeUsage bool `json:"include_usage"`
+			Continuous   bool `json:"continuous_usage_stats"`
 		} `json:"stream_options"`
 	}
 	if err := json.Unmarshal(body, &q); err != nil {
@@ -297,6 +298,7 @@ func (e *Engine) chat(w http.ResponseWriter, r *http.Request) {
 	t := &turn{
 		e: e, w: w, r: r, ollama: e.Flavour == Ollama, behaviour: q.Model,
 		stream: q.Stream != nil && *q.Stream, usage: q.StreamOptions.IncludeUsage,
+		continuous: q.StreamOptions.IncludeUsage && q.StreamOptions.Continuous && (e.Flavour == VLLM || e.Flavour == SGLang),
 	}
 	if t.ollama {
 		t.stream = q.Stream == nil || *q.Stream

@@ -22,6 +22,9 @@ type turn struct {
 	usage     bool // include_usage
 	behaviour string
 
+	continuous bool // the counts so far are in every event
+	made       int  // tokens so far
+
 	gone bool
 }
 
@@ -211,6 +214,9 @@ func (t *turn) token(delta map[string]any, line api) {
 	if t.behaviour == "two" {
 		choices = 2
 	}
+	if t.behaviour != "usage0" {
+		t.made += choices
+	}
 	for i := range choices {
 		c := t.chunk(delta, nil, nil)
 		c["choices"].([]map[string]any)[0]["index"] = i
@@ -228,6 +234,11 @@ func (t *turn) call() {
 
 // chunk is an OpenAI event; finish and usage are left null when nil.
 func (t *turn) chunk(delta map[string]any, finish, usage any) map[string]any {
+	late := t.behaviour == "nousage" || t.behaviour == "usagelate" || t.behaviour == "badusage"
+	if t.continuous && usage == nil && !late {
+		prompt, _ := t.counts(0)
+		usage = t.usageOf(prompt, t.made)
+	}
 	return map[string]any{
 		"id": "chatcmpl-engine", "object": "chat.completion.chunk", "created": 1700000000, "model": t.behaviour,
 		"choices": []map[string]any{{"index": 0, "delta": delta, "logprobs": nil, "finish_reason": finish}}, "usage": usage,
@@ -279,8 +290,9 @@ func (t *turn) counts(tokens int) (prompt, completion int) {
 	return PromptTokens, tokens
 }
 
-func (t *turn) usageObject(tokens int) map[string]any {
-	prompt, completion := t.counts(tokens)
+func (t *turn) usageObject(tokens int) map[string]any { return t.usageOf(t.counts(tokens)) }
+
+func (t *turn) usageOf(prompt, completion int) map[string]any {
 	u := map[string]any{"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 	if t.e.Flavour == LlamaCpp {
 		u["prompt_tokens_details"] = map[string]any{"cached_tokens": 3}
