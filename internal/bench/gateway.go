@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,8 +29,8 @@ const (
 	profileMax     = 64 << 20 // bytes
 )
 
-// gatewayConf is gateway.yaml: everything at its default but the addresses, and a limit that thousands of streams
-// of one key stay under.
+// gatewayConf is gateway.yaml: everything at its default but the addresses, money to spend, and a limit that thousands
+// of streams of one key stay under.
 const gatewayConf = `listen: %s
 ops_listen: %s
 worker_listen: %s
@@ -38,9 +39,15 @@ enrolment: auto
 policy: %s
 collateral: {offline: true}
 tee: none
+billing: %s
+fee_ppm: %d
+test_money_nanoton: %d
 limits:
   concurrent_per_key: 100000
 `
+
+// testMoney is what the account has, nanoTON: a million TON.
+const testMoney = 1_000_000_000_000_000
 
 // teeDir is the folder of the simulated vendor that workers and policy share.
 const teeDir = "tee"
@@ -80,12 +87,16 @@ func (l *lab) startGateway(ctx context.Context, p *peer, dir string) error {
 	if err := os.WriteFile(policy, vendor.PolicyYAML(time.Now()), 0o600); err != nil {
 		return err
 	}
-	text := fmt.Appendf(nil, gatewayConf, p.address, ops, workers, data, policy)
+	billing := "off"
+	if bills(p.name) {
+		billing = "on"
+	}
+	text := fmt.Appendf(nil, gatewayConf, p.address, ops, workers, data, policy, billing, feePPM, testMoney)
 	if err := errors.Join(os.Mkdir(data, 0o700), os.WriteFile(conf, text, 0o600)); err != nil {
 		return err
 	}
 	binary := filepath.Join(l.bin, gatewayBinary)
-	if p.key, err = ask(ctx, binary, keyText, "keys", "create", "--data", data, "bench"); err != nil {
+	if p.key, err = ask(ctx, binary, keyText, "keys", "create", "--config", conf, "bench"); err != nil {
 		return err
 	}
 	pin, err := ask(ctx, binary, pinText, "id", "--data", data)
@@ -118,11 +129,13 @@ data_dir: %s
 collateral: {offline: true}
 gateways: [{address: "%s", pin: "%s"}]
 engine: {url: "http://%s", kind: openai, slots: %d}
+price: {in: %d, cached: %d, out: %d}
 `
 
 func (l *lab) startWorker(dir, gateway, pin string) (*process, error) {
 	data, conf := filepath.Join(dir, "worker"), filepath.Join(dir, "worker.yaml")
-	text := fmt.Appendf(nil, workerConf, data, gateway, pin, l.addr, workerCapacity/2)
+	price := mockPrice()
+	text := fmt.Appendf(nil, workerConf, data, gateway, pin, l.addr, workerCapacity/2, int64(price.In), int64(price.Cached), int64(price.Out))
 	if err := errors.Join(os.Mkdir(data, 0o700), os.WriteFile(conf, text, 0o600)); err != nil {
 		return nil, err
 	}
@@ -175,6 +188,38 @@ func ready(ctx context.Context, ops string) error {
 		return err
 	}
 	return resp.Body.Close()
+}
+
+// settled fails until a gateway has settled so many requests by their receipts. The rest is what it counted otherwise.
+func settled(ctx context.Context, ops string, requests int64) error {
+	resp, err := get(ctx, ops, "/metrics")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	var n int64
+	var others []string
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		switch {
+		case name == "cocoon_gateway_receipts_settled_total":
+			v, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				return fmt.Errorf("the gateway's metrics: %w", err)
+			}
+			n = int64(v)
+		case strings.HasPrefix(name, "cocoon_gateway_receipts_refused") || strings.HasPrefix(name, "cocoon_gateway_holds_voided"):
+			others = append(others, name+" "+value)
+		}
+	}
+	if n < requests {
+		return fmt.Errorf("%d of %d requests are settled; %s", n, requests, strings.Join(others, ", "))
+	}
+	return nil
 }
 
 // profile writes what the ops listener has at a path, a CPU profile or a heap's, to a file.

@@ -18,14 +18,22 @@ const (
 	peerDirect = "direct"       // no proxy: the load goes to the engine
 	peerNginx  = "nginx"        // copies, in C
 	peerProxy  = "reverseproxy" // copies, in Go; the measure of the targets
-	peerCocoon = "cocoon"       // our gateway, everything on, its worker hop over TLS
-	// peerChain is our gateway and our worker before the plain mock: for the worker's cost, when asked for.
+	peerCocoon = "cocoon"       // our gateway without billing, its worker hop over TLS
+	// peerBilling is the same with billing: it holds money, checks the workers' receipts, and settles.
+	peerBilling = "cocoon+billing"
+	// peerChain is that gateway and our worker before the plain mock: for the worker's cost, when asked for.
 	peerChain = "cocoon+worker"
 )
 
 func allPeers() []string { return append(defaultPeers(), peerChain) }
 
-func defaultPeers() []string { return []string{peerDirect, peerNginx, peerProxy, peerCocoon} }
+func defaultPeers() []string {
+	return []string{peerDirect, peerNginx, peerProxy, peerCocoon, peerBilling}
+}
+
+// ours says whether a peer is our gateway, and bills whether that has billing.
+func ours(name string) bool  { return name == peerCocoon || bills(name) }
+func bills(name string) bool { return name == peerBilling || name == peerChain }
 
 // peer is a running peer.
 type peer struct {
@@ -52,7 +60,7 @@ type lab struct {
 	bin    string // our binaries
 	self   string // this program
 	ports  ports
-	engine *process // the plain mock, shared by all peers but cocoon
+	engine *process // the plain mock, shared by all peers but our gateways
 	addr   string   // of engine
 	models []string // that the worker offers
 	starts int      // so that each start has files of its own
@@ -94,7 +102,7 @@ func (l *lab) missing(name string) error {
 		if _, err := nginxPath(); err != nil {
 			return fmt.Errorf("nginx is not installed (Debian: apt-get install nginx-light): %w", err)
 		}
-	case peerCocoon:
+	case peerCocoon, peerBilling:
 		return l.binaryMissing(gatewayBinary)
 	case peerChain:
 		return errors.Join(l.binaryMissing(gatewayBinary), l.binaryMissing(devBinary))
@@ -123,7 +131,7 @@ func (l *lab) start(ctx context.Context, name string) (*peer, error) {
 		err = l.startNginx(p, dir)
 	case peerProxy:
 		p.proxy, err = start(dir, name, l.self, roleProxy, "-listen", p.address, "-upstream", "http://"+l.addr)
-	case peerCocoon, peerChain:
+	case peerCocoon, peerBilling, peerChain:
 		err = l.startGateway(ctx, p, dir)
 	default:
 		err = fmt.Errorf("no such peer: %q", name)

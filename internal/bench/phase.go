@@ -160,6 +160,9 @@ type generator struct {
 // startLoad starts a load against a peer.
 func (l *lab) startLoad(ctx context.Context, p *peer, c load.Config) (*generator, error) {
 	c.Address, c.Key = p.address, p.key
+	if len(c.Want) > 0 && bills(p.name) {
+		c.Want = mock.Priced(c.Want, int64(mockCost()))
+	}
 	text, err := json.Marshal(c)
 	if err != nil {
 		return nil, err

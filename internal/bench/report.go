@@ -59,6 +59,7 @@ type metric struct {
 // The metrics that targets name.
 const (
 	metricSmallCPU  = "cpu_s_per_10k_small"
+	metricRateCPU   = "cpu_s_per_10k_rate"
 	metricChunkCPU  = "cpu_s_per_million_chunks"
 	metricStreamKiB = "kib_per_open_stream"
 )
@@ -69,7 +70,7 @@ func metrics() []metric {
 	return []metric{
 		{metricSmallCPU, "CPU-s per 10k requests, 64 connections", 3, true, cpuPer(phaseSmall, requests)},
 		{"small_per_second", "requests/s, 64 connections", 0, true, perSecond(phaseSmall)},
-		{"cpu_s_per_10k_rate", "CPU-s per 10k requests at 1,000/s", 3, true, cpuPer(phaseRate, requests)},
+		{metricRateCPU, "CPU-s per 10k requests at 1,000/s", 3, true, cpuPer(phaseRate, requests)},
 		{"p50_us", "p50 at 1,000/s, us", 0, false, p50},
 		{"p99_us", "p99 at 1,000/s, us", 0, false, p99},
 		{"p50_added_us", "p50 added to direct, us", 0, true, added(p50)},
@@ -165,24 +166,18 @@ func (r *results) compute() {
 	r.Figures, r.Targets = nil, nil
 	for _, m := range metrics() {
 		for _, peer := range r.Peers {
-			var values, ratios []float64
+			var values []float64
 			for rep := 1; rep <= r.Plan.Repetitions; rep++ {
-				v, ok := m.value(r.view(peer, rep))
-				if !ok {
-					continue
-				}
-				values = append(values, v)
-				if of, ok := m.value(r.view(peerProxy, rep)); m.ratio && ok && of > 0 {
-					ratios = append(ratios, v/of)
+				if v, ok := m.value(r.view(peer, rep)); ok {
+					values = append(values, v)
 				}
 			}
 			if len(values) == 0 {
 				continue
 			}
 			f := figure{Metric: m.key, Peer: peer, spread: spreadOf(values)}
-			if len(ratios) > 0 {
-				s := spreadOf(ratios)
-				f.Ratio = &s
+			if m.ratio {
+				f.Ratio = r.ratio(m, peer, peerProxy)
 			}
 			r.Figures = append(r.Figures, f)
 		}
@@ -190,6 +185,23 @@ func (r *results) compute() {
 	for _, t := range targets() {
 		r.Targets = append(r.Targets, r.judge(t))
 	}
+}
+
+// ratio is a peer's metric to another's, repetition by repetition; nil if there is none.
+func (r *results) ratio(m metric, peer, to string) *spread {
+	var ratios []float64
+	for rep := 1; rep <= r.Plan.Repetitions; rep++ {
+		v, ok := m.value(r.view(peer, rep))
+		base, there := m.value(r.view(to, rep))
+		if ok && there && base > 0 {
+			ratios = append(ratios, v/base)
+		}
+	}
+	if len(ratios) == 0 {
+		return nil
+	}
+	s := spreadOf(ratios)
+	return &s
 }
 
 // view is a peer's samples of one repetition.
@@ -231,14 +243,20 @@ func (r *results) figure(metric, peer string) *figure {
 type target struct {
 	metric, text string
 	max          float64
-	ratio        bool // max is of the ratio to the reverse proxy, not of the figure
+	peer, to     string // max is of the peer's ratio to this one, or if that is "" of its figure
 }
+
+// billingMax bounds what billing may cost the gateway: 15 % on top.
+const billingMax = 1.15
 
 func targets() []target {
 	return []target{
-		{metricSmallCPU, "CPU per small request, of the reverse proxy's", 0.55, true},
-		{metricChunkCPU, "CPU per million SSE chunks, of the reverse proxy's", 1.0, true},
-		{metricStreamKiB, "KiB per open stream", 45, false},
+		{metricSmallCPU, "CPU per small request, of the reverse proxy's", 0.55, peerCocoon, peerProxy},
+		{metricChunkCPU, "CPU per million SSE chunks, of the reverse proxy's", 1.0, peerCocoon, peerProxy},
+		{metricStreamKiB, "KiB per open stream", 45, peerCocoon, ""},
+		{metricSmallCPU, "CPU per small request with billing, of that without", billingMax, peerBilling, peerCocoon},
+		{metricRateCPU, "CPU per request at 1,000/s with billing, of that without", billingMax, peerBilling, peerCocoon},
+		{metricChunkCPU, "CPU per million SSE chunks with billing, of that without", billingMax, peerBilling, peerCocoon},
 	}
 }
 
@@ -259,11 +277,13 @@ type verdict struct {
 
 func (r *results) judge(t target) verdict {
 	v := verdict{Target: t.text, Max: t.max, Verdict: verdictUnmeasured}
-	if f := r.figure(t.metric, peerCocoon); f != nil {
+	switch f := r.figure(t.metric, t.peer); {
+	case f == nil:
+	case t.to == "":
 		v.Got = &f.spread
-		if t.ratio {
-			v.Got = f.Ratio
-		}
+	default:
+		i := slices.IndexFunc(metrics(), func(m metric) bool { return m.key == t.metric })
+		v.Got = r.ratio(metrics()[i], t.peer, t.to)
 	}
 	switch {
 	case v.Got == nil:
@@ -336,7 +356,7 @@ func (r *results) printNoise(w io.Writer) {
 	}
 	fmt.Fprintln(w)
 	if profiled {
-		fmt.Fprintf(w, "%s was profiled in repetition 1: its CPU there is a little too high\n", peerCocoon)
+		fmt.Fprintln(w, "our gateways were profiled in repetition 1: their CPU there is a little too high")
 	}
 }
 

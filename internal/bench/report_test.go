@@ -15,16 +15,16 @@ import (
 	"cocoon/internal/bench/load"
 )
 
-// measured is a run of two repetitions in which cocoon takes half of what the reverse proxy takes, and the machine is
-// twice as slow in the second.
+// measured is a run of two repetitions in which cocoon takes half of what the reverse proxy takes, with billing a tenth
+// more than that, and the machine is twice as slow in the second.
 func measured() *results {
 	r := &results{
-		Plan: plan{Repetitions: 2}, Peers: []string{peerDirect, peerProxy, peerCocoon},
+		Plan: plan{Repetitions: 2}, Peers: []string{peerDirect, peerProxy, peerCocoon, peerBilling},
 		Skipped: map[string]string{peerNginx: "not installed"},
 	}
 	for rep := 1; rep <= 2; rep++ {
 		slow := float64(rep)
-		for peer, cost := range map[string]float64{peerDirect: 0, peerProxy: 2, peerCocoon: 1} {
+		for peer, cost := range map[string]float64{peerDirect: 0, peerProxy: 2, peerCocoon: 1, peerBilling: 1.1} {
 			add := func(phase string, cpu float64, result load.Result) {
 				r.Samples = append(r.Samples, sample{
 					Peer: peer, Phase: phase, Repetition: rep, CPU: cpu * slow, Result: result,
@@ -62,6 +62,7 @@ func TestFigures(t *testing.T) {
 		{"cpu_s_per_10k_long", peerCocoon, 15, 10, 20, 0.5},
 		{metricChunkCPU, peerCocoon, 75, 50, 100, 1},
 		{metricStreamKiB, peerCocoon, 40, 40, 40, 0.5},
+		{metricSmallCPU, peerBilling, 0.825, 0.55, 1.1, 0.55},
 		{"lost", peerProxy, 1.5, 1, 2, 0},
 	} {
 		f := r.figure(c.metric, c.peer)
@@ -89,12 +90,18 @@ func near(a, b spread) bool {
 
 func TestVerdicts(t *testing.T) {
 	r := measured()
-	if len(r.Targets) != 3 || !r.met() {
+	if len(r.Targets) != 6 || !r.met() {
 		t.Fatalf("%+v", r.Targets)
 	}
+	if got := r.Targets[4].Got; got == nil || !near(*got, spread{1.1, 1.1, 1.1}) {
+		t.Errorf("%s: %+v, want 1.1 times", r.Targets[4].Target, got)
+	}
 	for i := range r.Samples {
-		if s := &r.Samples[i]; s.Peer == peerCocoon && s.Phase == phaseStreams {
+		switch s := &r.Samples[i]; {
+		case s.Peer == peerCocoon && s.Phase == phaseStreams:
 			s.CPU *= 1.01
+		case s.Peer == peerBilling && s.Phase == phaseRate:
+			s.CPU *= 1.05
 		}
 	}
 	r.compute()
@@ -102,7 +109,7 @@ func TestVerdicts(t *testing.T) {
 	for _, v := range r.Targets {
 		got = append(got, v.Verdict)
 	}
-	if want := "PASS MISS PASS"; strings.Join(got, " ") != want || r.met() {
+	if want := "PASS MISS PASS PASS MISS PASS"; strings.Join(got, " ") != want || r.met() {
 		t.Errorf("verdicts %v, want %s", got, want)
 	}
 	r.Peers = []string{peerDirect, peerProxy}

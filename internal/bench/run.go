@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// runLimit ends a run that hangs; a full one takes about 5 minutes.
-const runLimit = 12 * time.Minute
+// runLimit ends a run that hangs; a full one takes about 7 minutes.
+const runLimit = 15 * time.Minute
 
 // filesPerStream is what a held stream takes of the proxy's open files: the client's and the engine's connection.
 const filesPerStream = 2
@@ -37,14 +37,14 @@ var errFailed = errors.New("the run failed, see above")
 func runMain(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var o runFlags
 	f := flags(roleRun, stderr)
-	f.BoolVar(&o.quick, "quick", false, "one short repetition, about a minute: for a look, not for figures")
+	f.BoolVar(&o.quick, "quick", false, "one short repetition, less than 2 minutes: for a look, not for figures")
 	f.BoolVar(&o.strict, "strict", false, "exit with 1 when a target is missed")
 	f.IntVar(&o.repetitions, "reps", 0, "repetitions (default 3, with -quick 1)")
 	f.IntVar(&o.held, "held", 5000, "streams held open")
 	f.StringVar(&o.peers, "peers", strings.Join(defaultPeers(), ","), "what to measure; there is "+peerChain+" too")
 	f.StringVar(&o.bin, "bin", "bin", "folder with "+gatewayBinary)
 	f.StringVar(&o.jsonPath, "json", "bin/bench.json", "where the figures go; empty for nowhere")
-	f.StringVar(&o.profiles, "profile", "", "folder for CPU profiles of the gateway, of the first repetition")
+	f.StringVar(&o.profiles, "profile", "", "folder for profiles of our gateways, of the first repetition")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -173,14 +173,25 @@ func (r *run) peer(ctx context.Context, name string, rep int) error {
 		return err
 	}
 	defer p.stop()
+	answered := int64(0)
 	for _, c := range r.plan.warmUp() {
-		if _, err := r.lab.put(ctx, p, c, nil, nil); err != nil {
+		s, err := r.lab.put(ctx, p, c, nil, nil)
+		if err != nil {
 			return fmt.Errorf("warming up: %w", err)
 		}
+		answered += s.Result.Requests
 	}
 	for _, phase := range []string{phaseSmall, phaseRate, phaseLong, phaseStreams} {
-		if err := r.phase(ctx, p, phase, rep); err != nil {
+		s, err := r.phase(ctx, p, phase, rep)
+		if err != nil {
 			return fmt.Errorf("%s: %w", phase, err)
+		}
+		answered += s.Result.Requests
+	}
+	if bills(name) {
+		err := p.proxy.until(ctx, "settling", func(ctx context.Context) error { return settled(ctx, p.ops, answered) })
+		if err != nil {
+			return err
 		}
 	}
 	if name == peerDirect || name == peerChain { // one real worker has not the connections for as many streams
@@ -200,14 +211,14 @@ func (r *run) peer(ctx context.Context, name string, rep int) error {
 // profiled says whether profiles are wanted of a peer in this repetition.
 func (r *run) profiled(p *peer, rep int) bool { return r.profiles != "" && p.ops != "" && rep == 1 }
 
-func (r *run) phase(ctx context.Context, p *peer, phase string, rep int) error {
+func (r *run) phase(ctx context.Context, p *peer, phase string, rep int) (sample, error) {
 	c := r.plan.load(phase)
 	profiled := make(chan error, 1)
 	var during func()
-	wanted := r.profiled(p, rep) && (phase == phaseSmall || phase == phaseStreams)
+	wanted := r.profiled(p, rep) && phase != phaseLong
 	if wanted {
 		seconds := max(int((c.Length-c.Warm)/time.Second), 1)
-		what, path := fmt.Sprintf("/debug/pprof/profile?seconds=%d", seconds), filepath.Join(r.profiles, phase+".cpu.pprof")
+		what, path := fmt.Sprintf("/debug/pprof/profile?seconds=%d", seconds), filepath.Join(r.profiles, p.name+"."+phase+".cpu.pprof")
 		during = func() { go func() { profiled <- profile(ctx, p.ops, what, path) }() }
 	}
 	s, err := r.lab.put(ctx, p, c, during, nil)
@@ -215,11 +226,10 @@ func (r *run) phase(ctx context.Context, p *peer, phase string, rep int) error {
 		s.Profiled = true
 		err = <-profiled
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		r.keep(p, phase, rep, s)
 	}
-	r.keep(p, phase, rep, s)
-	return nil
+	return s, err
 }
 
 // hold measures the memory of open streams, in a process that has seen little else: what earlier load left in its
@@ -243,7 +253,7 @@ func (r *run) hold(ctx context.Context, p *peer, rep int) error {
 			held = max(held, residentKiB(p.proxy.pid()))
 		}
 		if r.profiled(p, rep) {
-			heapErr = profile(ctx, p.ops, "/debug/pprof/heap", filepath.Join(r.profiles, "hold.heap.pprof"))
+			heapErr = profile(ctx, p.ops, "/debug/pprof/heap", filepath.Join(r.profiles, p.name+"."+phaseHold+".heap.pprof"))
 		}
 	})
 	if err != nil {
@@ -258,7 +268,7 @@ func (r *run) hold(ctx context.Context, p *peer, rep int) error {
 func (r *run) keep(p *peer, phase string, rep int, s sample) {
 	s.Peer, s.Phase, s.Repetition = p.name, phase, rep
 	r.out.Samples = append(r.out.Samples, s)
-	if s.Result.Wrong > 0 || (s.Result.Lost > 0 && (p.name == peerCocoon || p.name == peerChain)) {
+	if s.Result.Wrong > 0 || (s.Result.Lost > 0 && ours(p.name)) {
 		r.problem("%s, %s: %d answers wrong, %d lost: %s", p.name, phase, s.Result.Wrong, s.Result.Lost, s.Result.Because)
 	}
 	if s.Result.Requests == 0 && phase != phaseHold {

@@ -78,6 +78,8 @@ func TestWrongAnswersFailTheRun(t *testing.T) {
 		{peerCocoon, right, false},
 		{peerCocoon, wrong, true},
 		{peerCocoon, lostOne, true},
+		{peerBilling, lostOne, true},
+		{peerChain, lostOne, true},
 	} {
 		r.out.Problems = nil
 		r.keep(&peer{name: c.peer}, phaseSmall, 1, c.s)
@@ -89,8 +91,10 @@ func TestWrongAnswersFailTheRun(t *testing.T) {
 
 func TestMissingPeers(t *testing.T) {
 	l := &lab{bin: t.TempDir()}
-	if err := l.missing(peerCocoon); err == nil || !strings.Contains(err.Error(), "make build") {
-		t.Errorf("without a binary: %v", err)
+	for _, name := range []string{peerCocoon, peerBilling, peerChain} {
+		if err := l.missing(name); err == nil || !strings.Contains(err.Error(), "make build") {
+			t.Errorf("%s without a binary: %v", name, err)
+		}
 	}
 	t.Setenv("PATH", "")
 	if err := l.missing(peerNginx); err != nil && !strings.Contains(err.Error(), "apt-get install") {

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,6 +20,7 @@ import (
 	"cocoon/attest/simtee"
 	"cocoon/internal/bench/mock"
 	"cocoon/internal/daemon"
+	"cocoon/internal/receipt"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 )
@@ -48,7 +51,6 @@ func workerMain(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	handler := new(mock.Handler)
 	group, ctx := errgroup.WithContext(ctx)
 	for n := range *workers {
 		i := *first + n
@@ -60,15 +62,16 @@ func workerMain(ctx context.Context, args []string, stderr io.Writer) error {
 		if err != nil {
 			return err
 		}
-		prover, err := responder(vendor, identity.ID())
+		prover, till, err := responder(vendor, identity.ID(), strings.Split(*models, ","))
 		if err != nil {
 			return err
 		}
 		d := tunnel.NewDialer(tunnel.DialerConfig{
-			Identity: identity, Address: *gateway, Pin: &id, Handler: handler, Log: log,
+			Identity: identity, Address: *gateway, Pin: &id, Handler: &mock.Handler{Meter: till.meter}, Log: log,
 			Attest: func(ctx context.Context, export tunnel.Exporter, challenge []byte) ([]byte, error) {
 				return prover.Answer(ctx, export, challenge)
 			},
+			Receipts: func(_ context.Context, acks []byte) ([]byte, error) { return nil, exchange(acks) },
 			Report:   func(ctx context.Context, after uint64) (uint64, []byte) { return report(ctx, after, sheet) },
 			Capacity: func() int { return workerCapacity },
 		})
@@ -84,22 +87,34 @@ func workerMain(ctx context.Context, args []string, stderr io.Writer) error {
 	return group.Wait()
 }
 
-// responder attests a worker that runs in a simulated machine.
-func responder(vendor *simtee.Vendor, id tunnel.ID) (*channel.Responder, error) {
+// mockEpoch is that of a worker's one keyset.
+const mockEpoch = 1
+
+// responder attests a worker that runs in a simulated machine; the till signs with the key that is attested.
+func responder(vendor *simtee.Vendor, id tunnel.ID, models []string) (*channel.Responder, *till, error) {
 	machine, err := vendor.NewMachine(simtee.Config{})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, nil, err
 	}
 	now := time.Now().UTC().Truncate(time.Second)
-	keyset, err := json.Marshal(attest.Keyset{
-		V: attest.Version, Role: attest.Worker, ID: attest.Digest(id), TLS: attest.Digest(id), Epoch: 1,
+	k := attest.Keyset{
+		V: attest.Version, Role: attest.Worker, ID: attest.Digest(id), TLS: attest.Digest(id), Epoch: mockEpoch,
 		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
-		HPKE: &attest.HPKEKey{KEM: 1, Public: []byte("none: nothing is sealed here")}, Receipt: make([]byte, 32),
-	})
-	if err != nil {
-		return nil, err
+		HPKE: &attest.HPKEKey{KEM: 1, Public: []byte("none: nothing is sealed here")}, Receipt: public,
 	}
-	return &channel.Responder{Attester: machine, Keyset: func() []byte { return keyset }}, nil
+	for _, m := range models {
+		k.Models = append(k.Models, attest.Model{Name: m, Engine: mockEngine})
+	}
+	keyset, err := json.Marshal(k)
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &till{worker: receipt.Digest(id), keyset: sha256.Sum256(keyset), key: key}
+	return &channel.Responder{Attester: machine, Keyset: func() []byte { return keyset }}, t, nil
 }
 
 // report is the sheet, once: it never changes.
@@ -115,8 +130,8 @@ func mockSheet(name string, models []string) offer.Sheet {
 	s := offer.Sheet{V: offer.Version, Version: 1, Name: name}
 	for _, m := range models {
 		s.Offers = append(s.Offers, offer.Offer{
-			Model: m, Engine: "mock", ContextTokens: mock.Context, Features: []string{offer.FeatureChat},
-			Price: offer.Price{In: 1000, Cached: 100, Out: 3000}, Slots: workerCapacity, Capacity: workerCapacity,
+			Model: m, Engine: mockEngine, ContextTokens: mock.Context, Features: []string{offer.FeatureChat},
+			Price: mockPrice(), Slots: workerCapacity, Capacity: workerCapacity,
 		})
 	}
 	return s

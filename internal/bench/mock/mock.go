@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -76,13 +77,18 @@ func Parse(model string) (Behaviour, error) {
 // call is what the mock reads of a request. It trusts its clients: they are the benchmark's own.
 type call struct {
 	Behaviour
+	model         string
 	stream, usage bool
+	// receipt makes what a stream has before its usage, once the rest of it is known; nil if it has no such thing.
+	receipt func(rest string) ([]byte, error)
 }
 
 func parseCall(body []byte) (call, error) {
-	b, err := Parse(stringField(body, `"model":`))
+	model := stringField(body, `"model":`)
+	b, err := Parse(model)
 	return call{
 		Behaviour: b,
+		model:     model,
 		stream:    trueField(body, `"stream":`),
 		usage:     trueField(body, `"include_usage":`),
 	}, err
@@ -113,6 +119,19 @@ const (
 func Answer(size int) []byte {
 	fill := max(size-len(answerHead)-len(answerTail), 0)
 	return []byte(answerHead + strings.Repeat(pangram, fill/len(pangram)+1)[:fill] + answerTail)
+}
+
+// What every answer's usage says that it took, tokens.
+const (
+	PromptTokens     = 128
+	CompletionTokens = 42
+)
+
+// Priced is the mock's whole answer as a gateway passes it on that says in it what it costs, nanoTON.
+func Priced(answer []byte, cost int64) []byte {
+	const end = `"prompt_tokens_details":{"cached_tokens":0}`
+	at := bytes.LastIndex(answer, []byte(end)) + len(end)
+	return slices.Concat(answer[:at], fmt.Appendf(nil, `,"cost_nanoton":%d`, cost), answer[at:])
 }
 
 // answers keeps each size once.
@@ -148,12 +167,21 @@ func appendContent(b []byte, now time.Time) []byte {
 	return append(b, contentTail...)
 }
 
-// ending is the events after the last content chunk.
-func ending(withUsage bool) string {
-	if withUsage {
-		return finish + usage + done
+// ending appends the events after the last content chunk.
+func (c *call) ending(b []byte) ([]byte, error) {
+	rest := done
+	if c.usage {
+		rest = usage + done
 	}
-	return finish + done
+	b = append(b, finish...)
+	if c.receipt != nil {
+		wire, err := c.receipt(finish + rest)
+		if err != nil {
+			return nil, err
+		}
+		b = appendEvent(b, wire)
+	}
+	return append(b, rest...), nil
 }
 
 // longSleep is the shortest sleep that is worth a timer that can be cut short.
@@ -185,5 +213,9 @@ func (c *call) pieces(ctx context.Context, buf []byte, send func([]byte) error) 
 			return err
 		}
 	}
-	return send(append(buf[:0], ending(c.usage)...))
+	end, err := c.ending(buf[:0])
+	if err != nil {
+		return err
+	}
+	return send(end)
 }

@@ -3,11 +3,15 @@ package mock
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -174,5 +178,77 @@ func TestGapsAreKept(t *testing.T) {
 		if took := time.Since(start); took < 80*time.Millisecond {
 			t.Errorf("%s: 5 chunks 20 ms apart took %v", name, took)
 		}
+	}
+}
+
+// receiptOf is a receipt that says what it is about.
+func receiptOf(s *Served) ([]byte, error) {
+	return fmt.Appendf(nil, "receipt of %s\n%x\n%x\n", s.Model, s.Req, s.Resp), nil
+}
+
+// split takes the receipt out of an answer. In a stream it must be the event before the usage.
+func split(answer string, stream bool) (rest, wire string) {
+	if !stream {
+		rest, wire, _ = strings.Cut(answer, "\n")
+		return rest, wire
+	}
+	rest, after, _ := strings.Cut(answer, "data: receipt ")
+	wire, _ = strings.CutSuffix("data: receipt "+after, "\n"+usage+done)
+	return rest + usage + done, strings.ReplaceAll(wire, "data: ", "")
+}
+
+func TestReceipts(t *testing.T) {
+	const body = `{"model":"mock-n3","stream":%t}`
+	var why error
+	h := &Handler{Meter: func(r *http.Request) (Sign, error) {
+		if r.Header.Get("Metered") == "" {
+			return nil, why
+		}
+		return receiptOf, nil
+	}}
+	ask := func(stream, metered bool) *httptest.ResponseRecorder {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/chat/completions", strings.NewReader(fmt.Sprintf(body, stream)))
+		if metered {
+			r.Header.Set("Metered", "yes")
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w
+	}
+	for _, stream := range []bool{false, true} {
+		if w := ask(stream, false); strings.Contains(w.Body.String(), "receipt") {
+			t.Errorf("stream %t: a receipt that nobody asked for:\n%s", stream, w.Body)
+		}
+		w := ask(stream, true)
+		rest, wire := split(w.Body.String(), stream)
+		if n := w.Header().Get("Content-Length"); !stream && n != strconv.Itoa(w.Body.Len()) {
+			t.Errorf("a length of %s, %d bytes came", n, w.Body.Len())
+		}
+		want, err := receiptOf(&Served{
+			Model: "mock-n3", Req: sha256.Sum256(fmt.Appendf(nil, body, stream)), Resp: sha256.Sum256([]byte(rest)),
+		})
+		if err != nil || wire != string(want) {
+			t.Errorf("stream %t: %q, want %q in:\n%s", stream, wire, want, w.Body)
+		}
+	}
+	why = errors.New("no such terms")
+	if w := ask(false, false); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "no such terms") {
+		t.Errorf("status %d: %s", w.Code, w.Body)
+	}
+}
+
+func TestPriced(t *testing.T) {
+	var got struct {
+		Usage struct {
+			Prompt     int `json:"prompt_tokens"`
+			Completion int `json:"completion_tokens"`
+			Cost       int `json:"cost_nanoton"`
+		}
+	}
+	if err := json.Unmarshal(Priced(Answer(1024), 13335), &got); err != nil {
+		t.Fatal(err)
+	}
+	if u := got.Usage; u.Prompt != PromptTokens || u.Completion != CompletionTokens || u.Cost != 13335 {
+		t.Errorf("%+v", u)
 	}
 }

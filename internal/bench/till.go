@@ -1,0 +1,157 @@
+//go:build linux
+
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"cocoon/internal/bench/mock"
+	"cocoon/internal/nanoton"
+	"cocoon/internal/receipt"
+	"cocoon/router/offer"
+)
+
+// mockEngine is what the mock's workers say that their engine is.
+const mockEngine = "mock"
+
+// feePPM is the fee of the gateways that are measured, parts per million: the default.
+const feePPM = 50_000
+
+// mockPrice is what the mock asks, nanoTON per million tokens: 0.05, 0.005 and 0.15 TON.
+func mockPrice() offer.Price {
+	return offer.Price{In: 50_000_000, Cached: 5_000_000, Out: 150_000_000}
+}
+
+// mockUsage is what every answer of the mock took.
+func mockUsage() offer.Usage {
+	return offer.Usage{In: mock.PromptTokens, Out: mock.CompletionTokens}
+}
+
+// mockCost is what an answer of the mock costs a customer.
+func mockCost() nanoton.Amount {
+	cost, err := mockPrice().WithFee(feePPM).Cost(mockUsage())
+	if err != nil {
+		panic(err) // both are constants
+	}
+	return cost
+}
+
+// syncTime is what a worker's disk takes to keep receipts: an fsync of an SSD has 0.2 to 2 ms. The mock waits as long
+// instead, so that as many receipts share a signature as at a real worker, and the disk is the gateway's.
+const syncTime = time.Millisecond
+
+// till signs a worker's receipts, as package worker/receipts does but for the disk: those that come while others are
+// being signed and kept share the next signature.
+type till struct {
+	worker, keyset receipt.Digest
+	key            ed25519.PrivateKey
+
+	signing sync.Mutex // held while a group is signed
+	mu      sync.Mutex // guards next
+	next    *group
+}
+
+// group is receipts that share a signature.
+type group struct {
+	receipts []receipt.Receipt
+	signed   []*receipt.Signed // once done
+	err      error
+	done     chan struct{}
+}
+
+// meter reads what a gateway asks for a receipt on.
+func (t *till) meter(r *http.Request) (mock.Sign, error) {
+	text := r.Header.Get("Cocoon-Terms")
+	if text == "" {
+		return nil, nil
+	}
+	terms := receipt.Receipt{
+		Request: r.Header.Get("Cocoon-Request"), Worker: t.worker, Epoch: mockEpoch, Keyset: t.keyset,
+		Engine: sha256.Sum256([]byte(mockEngine)), Kind: receipt.Final, Status: receipt.OK, Tokens: mockUsage(),
+	}
+	f := strings.Fields(text)
+	if len(f) != 5 || f[0] != t.keyset.String() {
+		return nil, errors.New("the terms are of no keyset of this worker")
+	}
+	terms.Mode = receipt.Mode(f[1])
+	for i, to := range []*nanoton.Amount{&terms.Price.In, &terms.Price.Cached, &terms.Price.Out} {
+		n, err := strconv.ParseInt(f[2+i], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("the terms' price: %w", err)
+		}
+		*to = nanoton.Amount(n)
+	}
+	if terms.Price != mockPrice() {
+		return nil, errors.New("the terms' price is not the worker's")
+	}
+	return func(s *mock.Served) ([]byte, error) { return t.receipt(terms, s) }, nil
+}
+
+// receipt makes an answer's receipt.
+func (t *till) receipt(r receipt.Receipt, s *mock.Served) ([]byte, error) {
+	var err error
+	if r.Cost, err = r.Price.Cost(r.Tokens); err != nil {
+		return nil, err
+	}
+	r.Model, r.Req, r.Resp = s.Model, s.Req, s.Resp
+	r.Start, r.End, r.TTFT = s.Start.UnixMilli(), time.Now().UnixMilli(), s.First.Sub(s.Start).Milliseconds()
+	r.TTFT = min(r.TTFT, r.End-r.Start) // which are cut to whole milliseconds
+	signed, err := t.sign(r)
+	if err != nil {
+		return nil, err
+	}
+	return signed.Wire(), nil
+}
+
+// sign signs a receipt together with others.
+func (t *till) sign(r receipt.Receipt) (*receipt.Signed, error) {
+	t.mu.Lock()
+	first := t.next == nil
+	if first {
+		t.next = &group{done: make(chan struct{})}
+	}
+	g, i := t.next, len(t.next.receipts)
+	if g.receipts = append(g.receipts, r); len(g.receipts) == receipt.BatchMax {
+		t.next = nil
+	}
+	t.mu.Unlock()
+	if first {
+		t.serve(g)
+	}
+	<-g.done
+	if g.err != nil {
+		return nil, g.err
+	}
+	return g.signed[i], nil
+}
+
+// serve signs a group. While it waits for the one before, others join.
+func (t *till) serve(g *group) {
+	t.signing.Lock()
+	defer t.signing.Unlock()
+	t.mu.Lock()
+	if t.next == g {
+		t.next = nil
+	}
+	t.mu.Unlock()
+	g.signed, g.err = receipt.SignBatch(g.receipts, t.key)
+	time.Sleep(syncTime)
+	close(g.done)
+}
+
+// exchange takes a gateway's acknowledgements. The mock keeps nothing that it could present.
+func exchange(acks []byte) error {
+	a, err := receipt.ParseAcks(acks)
+	if err == nil && len(a.Refused) > 0 {
+		err = fmt.Errorf("receipt %s was refused: %s", a.Refused[0].ID, a.Refused[0].Why)
+	}
+	return err
+}
