@@ -1,100 +1,253 @@
 package tally
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
+	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"cocoon/internal/receipt"
+	"cocoon/internal/recordfile"
+	"cocoon/internal/treeproof"
 )
 
-// Each calls f for the receipts from an index on, in order, up to those that the log has when it is called. Each is
-// read from disk and compared with its leaf. An error of f ends it.
-func (l *Log) Each(ctx context.Context, from int64, f func(at int64, r *receipt.Signed) error) error {
-	for at, n := from, l.index.size(); at < n; at++ {
+// Reader reads a log that a gateway may be writing to, and changes nothing. It has one user at a time.
+type Reader struct {
+	dir     string
+	file    *recordfile.File
+	n       int64 // receipts before the tail: their index is durable
+	offsets *os.File
+	hashes  *os.File
+	ids     *table
+	tail    []int64 // offsets of the receipts after them
+	tailIDs map[receipt.Digest]int64
+}
+
+// OpenReader opens a folder's log to read.
+func OpenReader(dir string) (*Reader, error) {
+	r := &Reader{dir: dir, tailIDs: map[receipt.Digest]int64{}}
+	s := readState(dir)
+	if err := r.openIndex(s.n); err != nil { // it is being made anew, or damaged: the receipts say it all
+		_ = r.closeIndex()
+		s, r.n = state{}, 0
+	}
+	var err error
+	r.file, err = recordfile.OpenReader(filepath.Join(dir, receiptsName), recordfile.Options{
+		Magic: magic, From: s.offset, Each: r.add,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("reading the log of receipts: %w", err), r.closeIndex())
+	}
+	return r, nil
+}
+
+func (r *Reader) openIndex(n int64) (err error) {
+	if n == 0 {
+		return nil
+	}
+	var ids *os.File
+	for name, f := range map[string]**os.File{offsetsName: &r.offsets, hashesName: &r.hashes, idsName: &ids} {
+		if *f, err = os.Open(filepath.Join(r.dir, name)); err != nil {
+			return err
+		}
+	}
+	r.ids = &table{path: ids.Name(), disk: ids}
+	r.ids.slots, err = slotsOf(ids, n)
+	r.n = n
+	return err
+}
+
+func (r *Reader) closeIndex() error {
+	var err error
+	for _, f := range []*os.File{r.offsets, r.hashes} {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	if r.ids != nil {
+		err = errors.Join(err, r.ids.close())
+	}
+	return err
+}
+
+// Close closes the files.
+func (r *Reader) Close() error { return errors.Join(r.file.Close(), r.closeIndex()) }
+
+// add adds a receipt to the tail.
+func (r *Reader) add(offset int64, record []byte) error {
+	s, err := receipt.Parse(record)
+	if err != nil {
+		return fmt.Errorf("%w at %d: %w", recordfile.ErrDamaged, offset, err)
+	}
+	r.tailIDs[s.ID()] = r.n + int64(len(r.tail))
+	r.tail = append(r.tail, offset)
+	return nil
+}
+
+// Find is the receipt with an ID; ErrAbsent if there is none. It sees what was added after the log was opened.
+func (r *Reader) Find(id receipt.Digest) (*receipt.Signed, error) {
+	at, err := r.find(id)
+	if errors.Is(err, ErrAbsent) {
+		if err := r.file.Refresh(r.add); err != nil {
+			return nil, err
+		}
+		at, err = r.find(id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.get(at)
+}
+
+func (r *Reader) find(id receipt.Digest) (int64, error) {
+	if at, ok := r.tailIDs[id]; ok {
+		return at, nil
+	}
+	if r.ids == nil {
+		return 0, ErrAbsent
+	}
+	return r.ids.find(prefix(id), func(at int64) (bool, error) {
+		if at >= r.n {
+			return false, nil
+		}
+		s, err := r.get(at)
+		return err == nil && s.ID() == id, err
+	})
+}
+
+func (r *Reader) get(at int64) (*receipt.Signed, error) {
+	var offset int64
+	if at < r.n {
+		var b [offsetSize]byte
+		if _, err := r.offsets.ReadAt(b[:], at*offsetSize); err != nil {
+			return nil, fmt.Errorf("reading an offset: %w", err)
+		}
+		offset = int64(binary.LittleEndian.Uint64(b[:]))
+	} else {
+		offset = r.tail[at-r.n]
+	}
+	record, err := r.file.Read(offset)
+	if err != nil {
+		return nil, err
+	}
+	return receipt.Parse(record)
+}
+
+// Report is what an audit found.
+type Report struct {
+	Receipts int64 // in the log
+	Signed   int64 // of these: under the last tree head
+}
+
+// Audit reads all of the log: each receipt is whole and adds up, each is found by its ID and no two have one, the
+// hashes beside them are theirs, and the tree over them is the one that was signed. The signature is not checked if
+// there is no verifier. f, which may be nil, sees each receipt. The error says what the first difference is.
+func (r *Reader) Audit(ctx context.Context, v note.Verifier, f func(at int64, s *receipt.Signed) error) (Report, error) {
+	var report Report
+	head, text, err := r.head(v)
+	if err != nil {
+		return report, err
+	}
+	floor := max(head.Tree.N, readState(r.dir).floor)
+	if err := r.file.Refresh(r.add); err != nil {
+		return report, err
+	}
+	a := &audit{r: r, head: head, text: text}
+	err = r.file.Each(func(offset int64, record []byte) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		r, err := l.Get(at)
+		s, err := a.receipt(offset, record)
 		if err != nil {
-			return err
+			return fmt.Errorf("receipt %d: %w", a.n, err)
 		}
-		if err := f(at, r); err != nil {
-			return err
+		if f != nil {
+			if err := f(a.n, s); err != nil {
+				return fmt.Errorf("receipt %d: %w", a.n, err)
+			}
 		}
-	}
-	return nil
-}
-
-// Audit reads all of the log: each receipt is whole and adds up, no two have an ID, each is found by its ID, and the
-// tree over them is the one that was signed. It returns how many there are; the error says what the first difference
-// is.
-func (l *Log) Audit(ctx context.Context) (int64, error) {
-	text, err := l.Head()
-	if err != nil {
-		return 0, err
-	}
-	l.heads.Lock()
-	h := l.head
-	l.heads.Unlock()
-	t := make(tree)
-	checked := int64(0)
-	err = l.Each(ctx, 0, func(at int64, r *receipt.Signed) error {
-		if at == h.Tree.N {
-			return errEnough
-		}
-		if err := r.Arithmetic(); err != nil {
-			return fmt.Errorf("receipt %d: %w", at, err)
-		}
-		if found, err := l.find(r.ID()); err != nil || found != at {
-			return fmt.Errorf("receipt %d: by its ID %v is found %d: %w", at, r.ID(), found, errors.Join(err, ErrRewritten))
-		}
-		checked++
-		return t.add(at, r)
+		a.n++
+		return a.signed()
 	})
-	if err != nil && !errors.Is(err, errEnough) {
-		return checked, err
+	report = Report{Receipts: a.n, Signed: head.Tree.N}
+	if err == nil && a.n < floor {
+		err = fmt.Errorf("%w: it has %d receipts, and there were %d", ErrRewritten, a.n, floor)
 	}
-	root, err := tlog.TreeHash(checked, t)
-	if err == nil && (root != h.Tree.Hash || checked != h.Tree.N) {
-		err = fmt.Errorf("%w: %q", ErrRewritten, text)
-	}
-	return checked, err
+	return report, err
 }
 
-// errEnough ends a walk.
-var errEnough = errors.New("enough")
-
-// tree is the hashes that the root over what was added needs: those of the whole subtrees at its right edge.
-type tree map[int64]tlog.Hash
-
-func (t tree) add(n int64, r *receipt.Signed) error {
-	hashes, err := tlog.StoredHashes(n, r.Wire(), t)
+// head reads the last tree head.
+func (r *Reader) head(v note.Verifier) (treeproof.Head, []byte, error) {
+	text, err := os.ReadFile(filepath.Join(r.dir, headName))
+	if errors.Is(err, fs.ErrNotExist) { // none was ever signed
+		return treeproof.Head{}, nil, nil
+	}
 	if err != nil {
-		return err
+		return treeproof.Head{}, nil, err
 	}
-	at := tlog.StoredHashIndex(0, n)
-	for i, h := range hashes {
-		t[at+int64(i)] = h
+	h, err := treeproof.ParseHead(text, v)
+	if err != nil {
+		err = fmt.Errorf("reading the last tree head: %w", err)
 	}
-	for level := 0; n&1 == 1; level, n = level+1, n>>1 { // two halves are one now
-		delete(t, tlog.StoredHashIndex(level, n-1))
-		delete(t, tlog.StoredHashIndex(level, n))
+	return h, text, err
+}
+
+// audit is a walk over all receipts.
+type audit struct {
+	r    *Reader
+	n    int64
+	edge edge
+	head treeproof.Head
+	text []byte
+}
+
+// receipt checks the next one.
+func (a *audit) receipt(offset int64, record []byte) (*receipt.Signed, error) {
+	s, err := receipt.Parse(record)
+	if err == nil {
+		err = s.Arithmetic()
+	}
+	if err != nil {
+		return nil, err
+	}
+	hashes := a.edge.add(nil, a.n, tlog.RecordHash(record))
+	if found, err := a.r.find(s.ID()); err != nil || found != a.n {
+		return nil, fmt.Errorf("by its ID %v is found %d: %w", s.ID(), found, errors.Join(err, ErrRewritten))
+	}
+	if a.n >= a.r.n {
+		return s, nil
+	}
+	got := make([]byte, len(hashes))
+	if _, err := a.r.hashes.ReadAt(got, tlog.StoredHashIndex(0, a.n)*tlog.HashSize); err != nil {
+		return nil, fmt.Errorf("reading its hashes: %w", err)
+	}
+	if !bytes.Equal(got, hashes) {
+		return nil, fmt.Errorf("%w: the hashes beside it are not its own", ErrRewritten)
+	}
+	var b [offsetSize]byte
+	if _, err := a.r.offsets.ReadAt(b[:], a.n*offsetSize); err != nil {
+		return nil, fmt.Errorf("reading its offset: %w", err)
+	}
+	if at := int64(binary.LittleEndian.Uint64(b[:])); at != offset {
+		return nil, fmt.Errorf("%w: it is at %d, and beside it stands %d", ErrRewritten, offset, at)
+	}
+	return s, nil
+}
+
+// signed compares the tree with the one that was signed, where it has as many leaves.
+func (a *audit) signed() error {
+	if a.text == nil || a.n != a.head.Tree.N {
+		return nil
+	}
+	if a.edge.root(a.n) != a.head.Tree.Hash {
+		return fmt.Errorf("%w: %q", ErrRewritten, a.text)
 	}
 	return nil
-}
-
-// ReadHashes is for package tlog.
-func (t tree) ReadHashes(at []int64) ([]tlog.Hash, error) {
-	hashes := make([]tlog.Hash, len(at))
-	for i, n := range at {
-		h, ok := t[n]
-		if !ok {
-			return nil, fmt.Errorf("no hash %d", n)
-		}
-		hashes[i] = h
-	}
-	return hashes, nil
 }

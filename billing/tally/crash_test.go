@@ -103,7 +103,7 @@ func TestKilled(t *testing.T) {
 				t.Fatalf("the tree of %d is %v, %v, and %s was signed", n, got, err, hash)
 			}
 		}
-		if _, err := l.Audit(t.Context()); err != nil {
+		if _, err := audited(l); err != nil {
 			t.Fatal(err)
 		}
 		_ = l.Close()

@@ -2,6 +2,7 @@ package tally
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,9 +24,10 @@ const (
 	slotsMin = 1 << 12 // a file of 64 KiB to begin with
 )
 
-// table is a hash table on disk: from the IDs of receipts to their indexes. IDs are hashes themselves, so that their
-// first bits say where to look; who collides goes to the next free slot. At most half of the slots are taken, since
-// the file doubles in time. A slot may be of a receipt that a crash took back: who looks compares with the receipt.
+// table is a hash table on disk: from the IDs of receipts, or hashes of their requests' names, to their indexes. The
+// first bits of a hash say where to look; who collides goes to the next free slot. At most half of the slots are taken,
+// since the file doubles in time. A slot may be of a receipt that a crash took back: who looks compares with the
+// receipt.
 type table struct {
 	path string
 	wrap func(*os.File) recordfile.Disk
@@ -36,35 +38,44 @@ type table struct {
 }
 
 // openTable opens the table of so many receipts; for none, a new one.
-func openTable(path string, wrap func(*os.File) recordfile.Disk, receipts int64) (*table, error) {
-	t := &table{path: path, wrap: wrap}
-	if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func openTable(c Config, name string, receipts int64) (*table, error) {
+	t := &table{path: filepath.Join(c.Dir, name), wrap: c.Wrap}
+	if err := os.Remove(t.path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	if receipts == 0 {
-		disk, err := t.create(path, slotsMin)
+		disk, err := t.create(t.path, slotsMin)
 		if err != nil {
 			return nil, err
 		}
 		t.disk, t.slots = disk, slotsMin
 		return t, nil
 	}
-	f, err := openSized(path, receipts*2*slotSize)
+	f, err := os.OpenFile(t.path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil {
-		t.slots = info.Size() / slotSize
-		if t.slots*slotSize != info.Size() || t.slots < slotsMin || bits.OnesCount64(uint64(t.slots)) != 1 {
-			err = fmt.Errorf("%s has a strange size", path)
-		}
-	}
-	if err != nil {
+	if t.slots, err = slotsOf(f, receipts); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	t.disk = wrap(f)
+	disk := c.Wrap(f)
+	if t.disk, err = mirrored(disk, t.slots*slotSize, false); err != nil {
+		return nil, errors.Join(err, disk.Close())
+	}
 	return t, nil
+}
+
+// slotsOf is how many slots a table's file has. One that has no room for so many receipts is an error.
+func slotsOf(f *os.File, receipts int64) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	n := info.Size() / slotSize
+	if n*slotSize != info.Size() || n < slotsMin || n < 2*receipts || bits.OnesCount64(uint64(n)) != 1 {
+		return 0, fmt.Errorf("%s has a strange size", f.Name())
+	}
+	return n, nil
 }
 
 // create makes an empty table's file.
@@ -77,10 +88,14 @@ func (t *table) create(path string, slots int64) (recordfile.Disk, error) {
 	if err := disk.Truncate(slots * slotSize); err != nil {
 		return nil, errors.Join(err, disk.Close())
 	}
-	return disk, nil
+	return mirrored(disk, slots*slotSize, true)
 }
 
+// prefix is what a table keeps of a hash.
 func prefix(id receipt.Digest) uint64 { return binary.BigEndian.Uint64(id[:]) }
+
+// requestKey is the hash of a request's name.
+func requestKey(request string) receipt.Digest { return sha256.Sum256([]byte(request)) }
 
 // walk goes from where an ID belongs until found says so, or to a free slot, and gives that slot.
 func walk(disk io.ReaderAt, slots int64, id uint64, found func(n int64) (bool, error)) (slot int64, ok bool, err error) {
@@ -88,7 +103,7 @@ func walk(disk io.ReaderAt, slots int64, id uint64, found func(n int64) (bool, e
 	slot = int64(id >> (64 - bits.TrailingZeros64(uint64(slots))))
 	for range slots {
 		if _, err := disk.ReadAt(b[:], slot*slotSize); err != nil {
-			return 0, false, fmt.Errorf("reading the table of IDs: %w", err)
+			return 0, false, fmt.Errorf("reading a table: %w", err)
 		}
 		n := int64(binary.LittleEndian.Uint64(b[8:]))
 		if n == 0 {
@@ -101,15 +116,15 @@ func walk(disk io.ReaderAt, slots int64, id uint64, found func(n int64) (bool, e
 		}
 		slot = (slot + 1) % slots
 	}
-	return 0, false, errors.New("the table of IDs has no free slot")
+	return 0, false, errors.New("a table has no free slot")
 }
 
-// find is the index of an ID for which is says yes; ErrAbsent if there is none.
-func (t *table) find(id receipt.Digest, is func(n int64) (bool, error)) (int64, error) {
+// find is the first index of a hash for which is says yes; ErrAbsent if there is none.
+func (t *table) find(id uint64, is func(n int64) (bool, error)) (int64, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	at := int64(-1)
-	_, ok, err := walk(t.disk, t.slots, prefix(id), func(n int64) (bool, error) {
+	_, ok, err := walk(t.disk, t.slots, id, func(n int64) (bool, error) {
 		at = n
 		return is(n)
 	})
@@ -119,16 +134,16 @@ func (t *table) find(id receipt.Digest, is func(n int64) (bool, error)) (int64, 
 	return at, err
 }
 
-// insert notes the ID of the receipt n, the last one. One that is there, since before a crash, stays.
-func (t *table) insert(id receipt.Digest, n int64) error {
+// insert notes the hash of the receipt n, the last one. One that is there, since before a crash, stays.
+func (t *table) insert(id uint64, n int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if 2*(n+1) > t.slots {
 		if err := t.grow(); err != nil {
-			return fmt.Errorf("growing the table of IDs: %w", err)
+			return fmt.Errorf("growing %s: %w", t.path, err)
 		}
 	}
-	return put(t.disk, t.slots, prefix(id), n)
+	return put(t.disk, t.slots, id, n)
 }
 
 func put(disk recordfile.Disk, slots int64, id uint64, n int64) error {
@@ -139,7 +154,7 @@ func put(disk recordfile.Disk, slots int64, id uint64, n int64) error {
 	b := binary.LittleEndian.AppendUint64(nil, id)
 	b = binary.LittleEndian.AppendUint64(b, uint64(n+1))
 	if _, err := disk.WriteAt(b, slot*slotSize); err != nil {
-		return fmt.Errorf("writing the table of IDs: %w", err)
+		return fmt.Errorf("writing a table: %w", err)
 	}
 	return nil
 }

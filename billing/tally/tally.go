@@ -4,8 +4,8 @@
 // The truth is one file of receipts, in their wire form, each of which is a leaf (RFC 6962 hashing; docs/protocol.md,
 // section 6). Append returns when they are in it on disk. Beside it, and made anew from it when they are missing or
 // behind, are the tree's hashes (package tlog's stored hashes, of which its tiles are made), the receipts' offsets, and
-// a hash table of their IDs. Before a tree head leaves this package it is kept on disk: a log that is found to hold
-// less than what was signed, or something else, does not open.
+// hash tables of their IDs and of their requests. Before a tree head leaves this package it is kept on disk: a log that
+// is found to hold less than what was signed, or something else, does not open.
 //
 // The log holds hashes of requests and answers: whoever reads it can test a guess at a short one. It is for the
 // operator, and for proofs of one receipt to the one whose it is; not to be published whole.
@@ -37,6 +37,7 @@ const (
 	hashesName   = "hashes"
 	offsetsName  = "offsets"
 	idsName      = "ids"
+	requestsName = "requests"
 	stateName    = "state"
 	headName     = "head"
 	lockName     = "lock"
@@ -134,7 +135,7 @@ func (l *Log) open() error {
 	}
 	l.floor = l.head.Tree.N
 	err := l.load(false)
-	if err == nil || l.index != nil && l.index.from == 0 {
+	if err == nil || l.index != nil && l.index.found.n == 0 {
 		return err
 	}
 	l.c.Log.Warn("the files beside the log of receipts do not fit it and are made anew", "error", err)
@@ -169,9 +170,9 @@ func (l *Log) load(anew bool) (err error) {
 	if l.index, err = openIndex(l.c, anew); err != nil {
 		return err
 	}
-	l.floor = max(l.floor, l.index.floor)
+	l.floor = max(l.floor, l.index.found.floor)
 	l.file, err = recordfile.Open(l.path(receiptsName), recordfile.Options{
-		Magic: magic, From: l.index.offset, Each: l.index.add, Cut: l.enough, Wrap: l.c.Wrap,
+		Magic: magic, From: l.index.offset, Each: l.index.addRecord, Cut: l.enough, Wrap: l.c.Wrap,
 	})
 	if err != nil {
 		return err
@@ -256,7 +257,7 @@ func (l *Log) catchUp() error {
 	for l.index.offset < l.file.Size() {
 		record, err := l.file.Read(l.index.offset)
 		if err == nil {
-			err = l.index.add(l.index.offset, record)
+			err = l.index.addRecord(l.index.offset, record)
 		}
 		if err != nil {
 			return err
@@ -268,18 +269,19 @@ func (l *Log) catchUp() error {
 // append adds those receipts that are not in the log.
 func (l *Log) append(receipts []*receipt.Signed) ([]int64, error) {
 	indexes := make([]int64, len(receipts))
-	fresh := make(map[receipt.Digest]int64)
-	var records [][]byte
+	fresh := make(map[receipt.Digest]int64, len(receipts))
+	records, list := make([][]byte, 0, len(receipts)), make([]placed, 0, len(receipts))
 	for i, r := range receipts {
 		if at, ok := fresh[r.ID()]; ok {
 			indexes[i] = at
 			continue
 		}
-		at, err := l.find(r.ID())
+		at, err := l.Find(r.ID())
 		if errors.Is(err, ErrAbsent) {
 			at, err = l.index.size()+int64(len(records)), nil
 			fresh[r.ID()] = at
-			records = append(records, r.Wire())
+			record := r.Wire()
+			records, list = append(records, record), append(list, place(r, record, 0))
 		}
 		if err != nil {
 			return nil, err
@@ -289,10 +291,14 @@ func (l *Log) append(receipts []*receipt.Signed) ([]int64, error) {
 	if len(records) == 0 {
 		return indexes, nil
 	}
-	if _, err := l.file.Append(records...); err != nil {
+	offsets, err := l.file.Append(records...)
+	if err != nil {
 		return nil, err
 	}
-	if err := l.catchUp(); err != nil {
+	for i, at := range offsets {
+		list[i].offset, list[i].end = at, list[i].end+at
+	}
+	if err := l.index.add(list); err != nil {
 		return nil, err
 	}
 	if l.index.size()-l.index.saved >= stateEvery {
@@ -330,15 +336,22 @@ func (l *Log) Get(at int64) (*receipt.Signed, error) {
 }
 
 // Find is the index of the receipt with an ID; ErrAbsent if there is none.
-func (l *Log) Find(id receipt.Digest) (int64, error) { return l.find(id) }
+func (l *Log) Find(id receipt.Digest) (int64, error) {
+	return l.find(l.index.ids, id, func(r *receipt.Signed) bool { return r.ID() == id })
+}
 
-func (l *Log) find(id receipt.Digest) (int64, error) {
-	return l.index.ids.find(id, func(at int64) (bool, error) {
+// FindRequest is the index of the first receipt in the log of a request; ErrAbsent if there is none.
+func (l *Log) FindRequest(request string) (int64, error) {
+	return l.find(l.index.requests, requestKey(request), func(r *receipt.Signed) bool { return r.Request == request })
+}
+
+func (l *Log) find(t *table, key receipt.Digest, is func(*receipt.Signed) bool) (int64, error) {
+	return t.find(prefix(key), func(at int64) (bool, error) {
 		if at >= l.index.size() { // of a batch that a crash took back
 			return false, nil
 		}
 		r, err := l.Get(at)
-		return err == nil && r.ID() == id, err
+		return err == nil && is(r), err
 	})
 }
 
@@ -371,7 +384,7 @@ func (l *Log) headOf(least int64) ([]byte, error) {
 
 // Prove is the proof that the receipt with an ID is in the log; ErrAbsent if it is not.
 func (l *Log) Prove(id receipt.Digest) (*treeproof.Proof, error) {
-	at, err := l.find(id)
+	at, err := l.Find(id)
 	if err != nil {
 		return nil, err
 	}

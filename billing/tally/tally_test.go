@@ -2,6 +2,7 @@ package tally
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -76,6 +77,22 @@ func fill(t testing.TB, l *Log, from, n int) {
 	}
 }
 
+// audited signs a log and reads all of it, as an audit beside it does.
+func audited(l *Log) (int64, error) {
+	if _, err := l.Head(); err != nil {
+		return 0, err
+	}
+	r, err := OpenReader(l.c.Dir)
+	if err != nil {
+		return 0, err
+	}
+	report, err := r.Audit(context.Background(), l.verifier, nil)
+	if err == nil && report.Signed != report.Receipts {
+		err = fmt.Errorf("%d of %d are signed", report.Signed, report.Receipts)
+	}
+	return report.Receipts, errors.Join(err, r.Close())
+}
+
 // check looks at all of a log that fill filled.
 func check(t testing.TB, l *Log, n int) {
 	t.Helper()
@@ -91,11 +108,17 @@ func check(t testing.TB, l *Log, n int) {
 		if at, err := l.Find(want.ID()); err != nil || at != int64(i) {
 			t.Fatalf("receipt %d is found at %d, %v", i, at, err)
 		}
+		if at, err := l.FindRequest(want.Request); err != nil || at != int64(i) {
+			t.Fatalf("receipt %d is found by its request at %d, %v", i, at, err)
+		}
 	}
 	if at, err := l.Find(signed(n).ID()); !errors.Is(err, ErrAbsent) {
 		t.Errorf("a receipt that is not there is found at %d, %v", at, err)
 	}
-	if got, err := l.Audit(t.Context()); err != nil || got != int64(n) {
+	if at, err := l.FindRequest(signed(n).Request); !errors.Is(err, ErrAbsent) {
+		t.Errorf("a receipt that is not there is found by its request at %d, %v", at, err)
+	}
+	if got, err := audited(l); err != nil || got != int64(n) {
 		t.Errorf("audit: %d, %v", got, err)
 	}
 }
@@ -254,7 +277,7 @@ func TestGrown(t *testing.T) {
 
 // What stands beside the receipts may be lost or spoilt: it is made anew.
 func TestIndexMadeAnew(t *testing.T) {
-	for _, name := range []string{hashesName, offsetsName, idsName, stateName} {
+	for _, name := range []string{hashesName, offsetsName, idsName, requestsName, stateName} {
 		for how, spoil := range map[string]func(path string) error{
 			"gone":  os.Remove,
 			"empty": func(path string) error { return os.WriteFile(path, nil, 0o600) },
@@ -267,7 +290,7 @@ func TestIndexMadeAnew(t *testing.T) {
 				return os.WriteFile(path, make([]byte, info.Size()), 0o600)
 			},
 		} {
-			if how == "zeros" && (name == offsetsName || name == idsName) {
+			if how == "zeros" && (name == offsetsName || name == idsName || name == requestsName) {
 				continue // for Audit: see TestAudit
 			}
 			c := config(t)
@@ -362,7 +385,7 @@ func TestRewritten(t *testing.T) {
 			l, err := Open(c)
 			if err == nil {
 				if strings.HasPrefix(name, "spoilt") && state { // what is durable is not read again when it opens
-					if _, err := l.Audit(t.Context()); err == nil {
+					if _, err := audited(l); err == nil {
 						t.Errorf("%s: the audit finds nothing", name)
 					}
 				} else {
@@ -425,9 +448,7 @@ func TestAudit(t *testing.T) {
 		c := config(t)
 		l := open(t, c)
 		fill(t, l, 0, 20)
-		if _, err := l.Head(); err != nil {
-			t.Fatal(err)
-		}
+		_ = l.Close() // so that what is beside the receipts counts
 		size := map[string]int64{hashesName: 32 * 30, offsetsName: 8 * 20, idsName: 16 * slotsMin}[name]
 		f, err := os.OpenFile(filepath.Join(c.Dir, name), os.O_WRONLY, 0)
 		if err == nil {
@@ -436,10 +457,70 @@ func TestAudit(t *testing.T) {
 		if err != nil || f.Close() != nil {
 			t.Fatal(err)
 		}
-		if n, err := l.Audit(t.Context()); err == nil {
-			t.Errorf("%s: the audit of %d finds nothing", name, n)
+		r, err := OpenReader(c.Dir)
+		if err != nil {
+			t.Fatal(err)
 		}
-		_ = l.Close()
+		if report, err := r.Audit(t.Context(), nil, nil); !errors.Is(err, ErrRewritten) && !errors.Is(err, recordfile.ErrDamaged) {
+			t.Errorf("%s: %+v, %v", name, report, err)
+		}
+		_ = r.Close()
+	}
+}
+
+// A reader sees what comes into the log after it was opened, and audits beside a writer.
+func TestReader(t *testing.T) {
+	c := config(t)
+	l := open(t, c)
+	fill(t, l, 0, 5)
+	_ = l.Close()
+	l = open(t, c)
+	fill(t, l, 5, 2)
+	r, err := OpenReader(c.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, l, 7, 3)
+	for i := range 10 {
+		if s, err := r.Find(signed(i).ID()); err != nil || s.Request != signed(i).Request {
+			t.Errorf("receipt %d: %v", i, err)
+		}
+	}
+	if _, err := r.Find(signed(10).ID()); !errors.Is(err, ErrAbsent) {
+		t.Error(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range 200 {
+			if _, err := l.Append(signed(10 + i)); err != nil {
+				t.Error(err)
+			}
+			if i%10 == 0 {
+				if _, err := l.Head(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	for range 20 {
+		seen := int64(0)
+		report, err := r.Audit(t.Context(), l.verifier, func(at int64, s *receipt.Signed) error {
+			if at != seen || s.ID() != signed(int(at)).ID() {
+				return fmt.Errorf("another receipt")
+			}
+			seen++
+			return nil
+		})
+		if err != nil || report.Receipts != seen || report.Signed > seen || seen < 10 {
+			t.Fatalf("%+v, %v, %d seen", report, err, seen)
+		}
+	}
+	wg.Wait()
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := OpenReader(t.TempDir()); err == nil {
+		t.Error("there is no log")
 	}
 }
 
@@ -470,7 +551,7 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n, err := l.Audit(t.Context()); err != nil || n != writers*each/2 {
+	if n, err := audited(l); err != nil || n != writers*each/2 {
 		t.Errorf("audit: %d, %v", n, err)
 	}
 }
@@ -628,7 +709,7 @@ func TestModel(t *testing.T) {
 				}
 			}
 		}
-		if n, err := l.Audit(t.Context()); err != nil || n != int64(len(want)) {
+		if n, err := audited(l); err != nil || n != int64(len(want)) {
 			rt.Fatalf("audit: %d, %v, want %d", n, err, len(want))
 		}
 	})
@@ -642,54 +723,5 @@ func TestNoFolder(t *testing.T) {
 	}
 	if _, err := Open(c); err == nil || !strings.Contains(err.Error(), "making the folder of the log of receipts") {
 		t.Error(err)
-	}
-}
-
-func BenchmarkAppend(b *testing.B) {
-	for _, writers := range []int{1, 64} {
-		b.Run(fmt.Sprint(writers), func(b *testing.B) {
-			l := open(b, config(b))
-			list := make([]*receipt.Signed, b.N)
-			for i := range list {
-				list[i] = signed(i)
-			}
-			var mu sync.Mutex
-			next := 0
-			b.SetParallelism(writers)
-			b.ReportAllocs()
-			b.ResetTimer()
-			add := func() {
-				mu.Lock()
-				r := list[next]
-				next++
-				mu.Unlock()
-				if _, err := l.Append(r); err != nil {
-					b.Error(err)
-				}
-			}
-			if writers == 1 {
-				for range b.N {
-					add()
-				}
-				return
-			}
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					add()
-				}
-			})
-		})
-	}
-}
-
-func BenchmarkProve(b *testing.B) {
-	l := open(b, config(b))
-	fill(b, l, 0, 10_000)
-	id := signed(5000).ID()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := l.Prove(id); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"cocoon/internal/durable"
@@ -270,6 +271,11 @@ func (f *File) Append(records ...[]byte) ([]int64, error) {
 		b = &batch{done: make(chan struct{})}
 		f.next = b
 	}
+	size := 0
+	for _, r := range records {
+		size += FrameSize + len(r)
+	}
+	b.buf = slices.Grow(b.buf, size)
 	for i, r := range records {
 		offsets[i] = int64(len(b.buf))
 		b.add(r)
