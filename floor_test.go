@@ -32,26 +32,35 @@ var plan = map[string][]string{
 		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/nanoton",
 		"internal/receipt", "internal/strictjson", "internal/terminal", "internal/treeproof",
 	},
-	"cmd/cocoon-gateway": {"attest", "attest/device", "gateway", "internal/daemon", "internal/tunnel"},
-	"cmd/cocoon-worker":  {"attest/device", "internal/daemon", "worker"},
-	"cmd/cocoon-gpu":     {"attest/device/helper"},
+	"cmd/cocoon-gateway": {
+		"attest", "attest/device", "billing/ledger", "gateway", "gateway/accounts", "gateway/clerk", "internal/daemon",
+		"internal/nanoton", "internal/tunnel",
+	},
+	"cmd/cocoon-worker": {"attest/device", "internal/daemon", "internal/nanoton", "router/offer", "worker"},
+	"cmd/cocoon-gpu":    {"attest/device/helper"},
 	"cmd/cocoon-dev": {
-		"attest", "attest/simtee", "gateway", "internal/daemon", "internal/ollama", "internal/secret", "internal/terminal",
-		"worker", "worker/engine",
+		"attest", "attest/simtee", "gateway", "gateway/accounts", "internal/daemon", "internal/nanoton", "internal/ollama",
+		"internal/secret", "internal/terminal", "worker", "worker/engine",
 	},
 
 	// The roles.
 	"gateway": {
-		"attest", "attest/channel", "attest/collateral", "attest/nvgpu", "internal/config", "internal/daemon", "internal/durable",
-		"internal/front", "internal/h1", "internal/openai", "internal/secret", "internal/sse", "internal/tunnel",
-		"router", "router/offer",
+		"attest", "attest/channel", "attest/collateral", "attest/nvgpu", "billing", "billing/ledger", "billing/tally",
+		"gateway/accounts", "gateway/clerk", "internal/config", "internal/daemon", "internal/durable", "internal/front",
+		"internal/h1", "internal/nanoton", "internal/openai", "internal/receipt", "internal/secret", "internal/sse",
+		"internal/strictjson", "internal/treeproof", "internal/tunnel", "router", "router/offer",
+	},
+	"gateway/accounts": {"billing/ledger", "internal/nanoton", "internal/secret", "internal/strictjson", "router/offer"},
+	"gateway/clerk": {
+		"attest", "billing", "billing/ledger", "billing/tally", "internal/durable", "internal/nanoton", "internal/receipt",
+		"internal/strictjson", "router/offer",
 	},
 	"router":       {"router/offer"},
 	"router/offer": {"internal/nanoton"},
 	"worker": {
 		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/nanoton",
-		"internal/durable", "internal/openai", "internal/tunnel", "router/offer",
-		"worker/engine",
+		"internal/durable", "internal/openai", "internal/receipt", "internal/strictjson", "internal/tunnel", "router/offer",
+		"worker/engine", "worker/receipts",
 	},
 	"worker/engine": {"internal/openai", "internal/sse", "router/offer"},
 
@@ -76,12 +85,13 @@ var plan = map[string][]string{
 	"attest/simtee/tdx":   {"attest/simtee/keys", "attest/tdx"},
 	"attest/simtee/nvgpu": {"attest/nvgpu", "attest/simtee/keys"},
 
-	// Money and receipts: complete, and used by no daemon yet.
-	"billing":         {"billing/journal", "billing/ledger", "internal/nanoton"},
-	"billing/journal": {"internal/durable"},
-	"billing/ledger":  {"internal/nanoton"},
-	"billing/tally":   {"internal/durable", "internal/receipt", "internal/recordfile", "internal/treeproof"},
-	"worker/receipts": {"internal/durable", "internal/receipt", "internal/recordfile"},
+	// Money and receipts.
+	"billing":                   {"billing/journal", "billing/ledger", "internal/nanoton"},
+	"billing/journal":           {"internal/durable"},
+	"billing/ledger":            {"internal/nanoton"},
+	"billing/ledger/ledgertest": nil, // a PostgreSQL for tests
+	"billing/tally":             {"internal/durable", "internal/receipt", "internal/recordfile", "internal/treeproof"},
+	"worker/receipts":           {"internal/durable", "internal/nanoton", "internal/receipt", "internal/recordfile"},
 
 	// The leaves.
 	"internal/config":     nil,
@@ -92,7 +102,7 @@ var plan = map[string][]string{
 	"internal/nanoton":    nil,
 	"internal/openai":     nil,
 	"internal/secret":     nil,
-	"internal/receipt":    {"internal/nanoton", "router/offer"},
+	"internal/receipt":    {"internal/nanoton", "internal/strictjson", "router/offer"},
 	"internal/recordfile": {"internal/durable"},
 	"internal/sse":        nil,
 	"internal/strictjson": nil,
@@ -102,7 +112,8 @@ var plan = map[string][]string{
 
 	// For development, tests and measurements: none of the roles imports them.
 	"internal/bench": {
-		"attest", "attest/channel", "attest/simtee", "internal/bench/load", "internal/bench/mock", "internal/daemon", "internal/tunnel", "router/offer",
+		"attest", "attest/channel", "attest/simtee", "internal/bench/load", "internal/bench/mock", "internal/daemon",
+		"internal/nanoton", "internal/receipt", "internal/tunnel", "router/offer",
 	},
 	"internal/bench/hist":      nil,
 	"internal/bench/load":      {"internal/bench/hist", "internal/bench/mock"},
@@ -134,7 +145,7 @@ var foreign = map[string][]string{
 	"go.uber.org/goleak":                  {},
 	"go.yaml.in/yaml/v4":                  {"internal/config"},
 	"golang.org/x/mod":                    {"billing/tally", "internal/treeproof", "cmd/cocoon"},
-	"golang.org/x/time/rate":              {"attest/collateral"},
+	"golang.org/x/time/rate":              {"attest/collateral", "gateway/accounts"},
 	"golang.org/x/sync":                   {"gateway", "worker", "cmd", "internal/bench", "attest/collateral"},
 	"modernc.org/sqlite":                  {"billing/ledger"},
 	"pgregory.net/rapid":                  {},

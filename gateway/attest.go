@@ -15,8 +15,10 @@ import (
 	"cocoon/attest/channel"
 	"cocoon/attest/collateral"
 	"cocoon/attest/nvgpu"
+	"cocoon/internal/receipt"
 	"cocoon/internal/tunnel"
 	"cocoon/router"
+	"cocoon/router/offer"
 )
 
 // Limits of appraisal.
@@ -35,9 +37,12 @@ var errRefused = errors.New("attestation refused")
 // member is an attested worker's session.
 type member struct {
 	*tunnel.Worker
-	result atomic.Pointer[attest.Result] // of the last appraisal, which admitted it
-	barred atomic.Pointer[error]         // why a new policy refuses it; its session ends at its next turn
-	relay  channel.Batcher               // its evidence for clients
+	result atomic.Pointer[attest.Result]  // of the last appraisal, which admitted it
+	keyset atomic.Pointer[receipt.Digest] // that it was appraised with; receipts name it
+	sheet  atomic.Pointer[offer.Sheet]    // its last one, with offers that were not attested, too
+	detach func()                         // ends the exchange of receipts
+	barred atomic.Pointer[error]          // why a new policy refuses it; its session ends at its next turn
+	relay  channel.Batcher                // its evidence for clients
 }
 
 // holds tells whether the worker may be given work.
@@ -76,19 +81,21 @@ func (a *appraiser) all() []*member {
 }
 
 // admit makes a member of a worker that was appraised for the first time.
-func (a *appraiser) admit(w *tunnel.Worker, r *attest.Result) {
-	m := &member{Worker: w}
-	m.result.Store(r)
+func (a *appraiser) admit(w *tunnel.Worker, p *proved, detach func()) {
+	m := &member{Worker: w, detach: detach}
+	m.result.Store(p.result)
+	m.keyset.Store(&p.keyset)
 	m.relay = channel.Batcher{Make: unbound(w.Evidence), Gap: relayGap, Max: relayMax}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.members[w] = m
 }
 
-func (a *appraiser) forget(w *tunnel.Worker) {
+func (a *appraiser) forget(m *member) {
+	m.detach()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.members, w)
+	delete(a.members, m.Worker)
 }
 
 // attest has a worker prove what it is, before its first report and again before the verdict ends. The error ends the
@@ -98,15 +105,17 @@ func (s *Server) attest(ctx context.Context, c *tunnel.Challenge) (again time.Ti
 	if m != nil && m.barred.Load() != nil {
 		return time.Time{}, *m.barred.Load() // also if the policy has changed back: it may come again
 	}
-	result, err := s.challenge(ctx, c)
+	p, err := s.challenge(ctx, c)
 	now := time.Now()
 	switch {
 	case err == nil && m == nil:
-		s.log.Info("worker admitted", "worker", c.Worker.ID().String(), "verdict", string(result.Verdict),
-			"policy", result.Policy, "until", result.Expires)
-		s.appraiser.admit(c.Worker, result)
+		s.log.Info("worker admitted", "worker", c.Worker.ID().String(), "verdict", string(p.result.Verdict),
+			"policy", p.result.Policy, "until", p.result.Expires)
+		s.appraiser.admit(c.Worker, p, s.money.attach(c.Worker))
 	case err == nil:
-		m.result.Store(result)
+		m.result.Store(p.result)
+		m.keyset.Store(&p.keyset)
+		s.offer(m)
 	case m != nil && !errors.Is(err, errRefused) && m.holds(now.Add(renewRetry)):
 		s.log.Warn("renewing a worker's attestation failed; its last verdict still holds", "worker", c.Worker.ID().String(),
 			"until", m.result.Load().Expires, "err", err)
@@ -116,7 +125,13 @@ func (s *Server) attest(ctx context.Context, c *tunnel.Challenge) (again time.Ti
 		s.bar(m, err)
 		return now, err
 	}
-	return renewal(now, result.Expires), nil
+	return renewal(now, p.result.Expires), nil
+}
+
+// proved is what a worker proved.
+type proved struct {
+	result *attest.Result
+	keyset receipt.Digest
 }
 
 // renewal is when a verdict is renewed: a while before its end, or halfway there if that is soon.
@@ -126,7 +141,7 @@ func renewal(now, expires time.Time) time.Time {
 }
 
 // challenge asks for evidence over the control connection and appraises it.
-func (s *Server) challenge(ctx context.Context, c *tunnel.Challenge) (*attest.Result, error) {
+func (s *Server) challenge(ctx context.Context, c *tunnel.Challenge) (*proved, error) {
 	ch, err := channel.NewChallenge(c.Export)
 	if err != nil {
 		return nil, err
@@ -140,9 +155,17 @@ func (s *Server) challenge(ctx context.Context, c *tunnel.Challenge) (*attest.Re
 		return nil, fmt.Errorf("%w: %w", errRefused, err)
 	}
 	id := attest.Digest(c.Worker.ID())
-	return s.appraise(ctx, evidence, attest.Setting{
+	result, err := s.appraise(ctx, evidence, attest.Setting{
 		Role: attest.Worker, Nonce: ch.Nonce, Binder: ch.Binder, TLS: id, ID: id,
 	})
+	if err != nil {
+		return nil, err
+	}
+	keyset, err := s.money.meet(evidence, ch.Binder)
+	if err != nil {
+		return nil, fmt.Errorf("keeping the worker's keyset: %w", err)
+	}
+	return &proved{result, keyset}, nil
 }
 
 // appraise judges evidence under the policy now; an error that is errRefused names the first check that decided.

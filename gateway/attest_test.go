@@ -75,14 +75,21 @@ func newIdentity(t *testing.T) *tunnel.Identity {
 	return identity
 }
 
-// keysetOf is what an honest worker says of itself.
-func keysetOf(id tunnel.ID) attest.Keyset {
+// keysetOf is what an honest worker says of itself, that serves the models, or m.
+func keysetOf(id tunnel.ID, models ...string) attest.Keyset {
 	now := time.Now().UTC().Truncate(time.Second)
-	return attest.Keyset{
+	k := attest.Keyset{
 		V: attest.Version, Role: attest.Worker, ID: attest.Digest(id), TLS: attest.Digest(id), Epoch: 1,
 		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
 		HPKE: &attest.HPKEKey{KEM: 1, Public: []byte("key")}, Receipt: make([]byte, 32),
 	}
+	if len(models) == 0 {
+		models = []string{"m"}
+	}
+	for _, m := range models {
+		k.Models = append(k.Models, attest.Model{Name: m, Engine: "script"})
+	}
+	return k
 }
 
 // answering attests a machine with a keyset.

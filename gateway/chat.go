@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"cocoon/gateway/accounts"
+	"cocoon/gateway/clerk"
 	"cocoon/internal/h1"
 	"cocoon/internal/openai"
 	"cocoon/internal/tunnel"
@@ -23,7 +25,8 @@ type call struct {
 	r     *http.Request
 	id    string
 	start time.Time
-	key   *holder // nil until the request is accepted
+	key   *accounts.Key // nil until the request is accepted
+	guess int64         // tokens that the key's limit was charged for the prompt, before anybody counted them
 
 	body  body
 	head  openai.Head
@@ -31,6 +34,11 @@ type call struct {
 	last  *failure       // the last attempt's
 	model *modelMetrics  // nil until a worker that offers the model was leased
 	up    upstream
+	bill  *clerk.Bill // the attempt's hold; nil without billing
+	terms string      // what the worker is told about it
+
+	attempts int  // before the one at hand
+	dear     bool // some worker was passed over because it asks too much
 
 	sent      time.Time // the request went to the worker
 	headed    bool      // status and headers went to the client
@@ -42,6 +50,7 @@ type call struct {
 // upstream is the worker of the attempt at hand.
 type upstream struct {
 	held  bool // the lease is to be released
+	asked bool // the request went out, in part at least
 	lease router.Lease[*member]
 	conn  *h1.Conn
 	keep  func() bool // stops the closing of conn when the client goes away; false if that came first
@@ -69,14 +78,12 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 
 // accept checks key, limits and body; false if the request was refused.
 func (c *call) accept() bool {
-	key, err := c.s.authenticate(c.r)
+	key, err := c.s.authenticate(c.r, accounts.ScopeInference)
+	if err == nil {
+		err = c.enter(key)
+	}
 	if err != nil {
 		c.s.refuse(c.w, err)
-		return false
-	}
-	c.key = key
-	if key.running.Add(1) > int64(c.s.cfg.Limits.ConcurrentPerKey) {
-		c.s.refuse(c.w, errTooMany(c.s.cfg.Limits.ConcurrentPerKey))
 		return false
 	}
 	if err := c.body.read(c); err != nil {
@@ -89,7 +96,24 @@ func (c *call) accept() bool {
 		c.s.refuse(c.w, err)
 		return false
 	}
+	if !key.Allows(c.head.Model) {
+		c.s.refuse(c.w, errNotAllowed(c.head.Model))
+		return false
+	}
 	return true
+}
+
+// enter counts the request against the key's limits. How many tokens the prompt has is not known before it is read by
+// an engine; four bytes each is what English text has.
+func (c *call) enter(key *accounts.Key) *openai.Error {
+	guess := max(c.r.ContentLength, 0) / 4
+	denied := key.Enter(c.start, guess)
+	key.Headers(c.w.Header(), c.start)
+	if denied != nil {
+		return errDenied(denied)
+	}
+	c.key, c.guess = key, guess
+	return nil
 }
 
 // close gives back what the call holds, also after a panic.
@@ -100,7 +124,8 @@ func (c *call) close() {
 	c.stream.close(c)
 	c.body.close(&c.s.memory)
 	if c.key != nil {
-		c.key.running.Add(-1)
+		c.key.Used(c.usage.Prompt+c.usage.Completion, c.guess)
+		c.key.Leave()
 	}
 	c.s.metrics.inflight.Dec()
 }
@@ -139,12 +164,13 @@ func (c *call) serve() *failure {
 			return f
 		}
 		c.s.metrics.retries.Inc()
+		c.attempts++
 	}
 }
 
-// attempt leases an endpoint, sends it the request and waits for the head of the answer.
+// attempt leases an endpoint, holds the money, sends the request and waits for the head of the answer.
 func (c *call) attempt() *failure {
-	lease, err := c.s.table.Pick(&c.want)
+	lease, err := c.pick()
 	if err != nil {
 		return c.noLease(err)
 	}
@@ -152,12 +178,28 @@ func (c *call) attempt() *failure {
 	if c.model == nil {
 		c.model = c.s.metrics.model(c.head.Model)
 	}
+	if f := c.hold(); f != nil {
+		return f
+	}
 	for stale := 0; ; stale++ {
 		f := c.connect()
 		if f == nil || !errors.Is(f.cause, h1.ErrStale) || stale == staleMax {
 			return f
 		}
 		c.giveBack()
+	}
+}
+
+// pick leases the best endpoint that does not ask more than the key pays.
+func (c *call) pick() (router.Lease[*member], error) {
+	for {
+		lease, err := c.s.table.Pick(&c.want)
+		if err != nil || c.key.Pays(lease.Offer.Price.WithFee(c.s.money.fee)) {
+			return lease, err
+		}
+		lease.Release(router.Served)
+		c.want.Tried = append(c.want.Tried, lease.Worker)
+		c.dear = true
 	}
 }
 
@@ -172,6 +214,7 @@ func (c *call) relay() *failure {
 // leave ends an attempt: connection and lease go back with what became of them.
 func (c *call) leave(f *failure) {
 	c.giveBack()
+	c.closeBill(f)
 	outcome := router.Served
 	if f != nil {
 		outcome = f.outcome
@@ -205,6 +248,8 @@ func (c *call) noLease(err error) *failure {
 		f.final = true
 	case errors.Is(err, router.ErrUnknownModel):
 		f.err = c.s.noModel(c.head.Model)
+	case c.dear && errors.Is(err, router.ErrExhausted):
+		f.err = errTooDear(c.head.Model)
 	default:
 		f.err = errBusy()
 	}
@@ -236,6 +281,9 @@ func (c *call) connect() *failure {
 		h := c.w.Header() // after a sign of life it is the first worker's
 		h[headerWorker] = []string{c.up.lease.Worker.String()}
 		h[headerMode] = []string{c.s.mode(c.up.lease.Handle)}
+		if c.bill != nil {
+			h[headerReceipt] = []string{c.attemptID()}
+		}
 	}
 	c.stream.reset(c)
 	if f := c.ask(); f != nil {
@@ -254,10 +302,14 @@ func (c *call) ask() *failure {
 	if err != nil {
 		return c.broken(err)
 	}
-	header := "Content-Type: application/json\r\nCocoon-Request: " + c.id + "\r\n"
+	header := "Content-Type: application/json\r\nCocoon-Request: " + c.attemptID() + "\r\n"
+	if c.bill != nil {
+		header += headerTerms + ": " + c.terms + "\r\n"
+	}
 	if n := c.up.lease.Handle.Lack(); n > 0 {
 		header += tunnel.LackHeader + ": " + strconv.Itoa(n) + "\r\n"
 	}
+	c.up.asked = true
 	c.up.resp, err = conn.Do(&h1.Request{
 		Method: http.MethodPost, Path: chatPath, Host: "worker", Header: header, Body: c.body.bytes(),
 	})

@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"cocoon/attest"
 	"cocoon/attest/collateral"
 	"cocoon/internal/config"
+	"cocoon/internal/nanoton"
+	"cocoon/router/offer"
 )
 
 // Config is gateway.yaml. A field left out takes the default named at it; an unknown field is an error.
@@ -25,9 +29,25 @@ type Config struct {
 	// WorkerListen is where workers dial in, TLS 1.3 with the gateway's own pinned identity. Workers must be
 	// able to reach it from wherever they are. Default :8443.
 	WorkerListen string `yaml:"worker_listen"`
-	// DataDir holds everything the gateway keeps: keys, enrolled workers, its identity. Back it up; whoever
-	// reads it can pose as this gateway. Required.
+	// DataDir holds everything the gateway keeps: its identity, enrolled workers, the journal and log of receipts, and
+	// unless Ledger is elsewhere accounts, keys and money. Back it up; whoever reads it can pose as this gateway. Required.
 	DataDir string `yaml:"data_dir"`
+	// Ledger is the database of accounts, keys and money. Empty: an SQLite file in DataDir. Several gateways share one
+	// PostgreSQL: "postgres://user@host/database"; its password is better in PGPASSWORD or a passfile than here.
+	Ledger string `yaml:"ledger"`
+	// Name is this gateway's on a shared ledger: no two may have the same, 1 to 64 of A-Z a-z 0-9 . _ - + @. Part of the
+	// customers' money is allotted to it while it runs. Required with a ledger on PostgreSQL, of no use without.
+	Name string `yaml:"name"`
+	// Billing "on": money is held before a worker is asked, and the worker is paid by its signed receipt. "off": nobody
+	// is charged or paid, and workers sign nothing; for a gateway whose workers are your own. Keys and their limits count
+	// either way. Default on.
+	Billing string `yaml:"billing"`
+	// FeePPM is this gateway's share on top of the workers' prices, parts per million: 50000 is 5 %. It counts from the
+	// next start. Default 50000.
+	FeePPM int64 `yaml:"fee_ppm"`
+	// TestMoney is what each new account is given to begin with, nanoTON. It is worth nothing: for development only.
+	// Default 0.
+	TestMoney nanoton.Amount `yaml:"test_money_nanoton"`
 	// Enrolment says how a worker that was never seen gets in. "approve": it waits until the operator runs
 	// "cocoon-gateway workers approve ID". "auto": at once; for development only. Default approve.
 	Enrolment string `yaml:"enrolment"`
@@ -61,6 +81,15 @@ const (
 	FrontOwn     = "own"
 	FrontNetHTTP = "net/http"
 )
+
+// Billing choices.
+const (
+	BillingOn  = "on"
+	BillingOff = "off"
+)
+
+// feeDefault is 5 %.
+const feeDefault = 50_000
 
 // TEE choices.
 const (
@@ -101,6 +130,7 @@ type Limits struct {
 func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090", WorkerListen: ":8443", Enrolment: "approve", TEE: TEEAuto, FrontEnd: FrontOwn,
+		Billing: BillingOn, FeePPM: feeDefault,
 		Limits: Limits{
 			ConcurrentPerKey: 1024, BufferedMiB: 256, BodyTimeout: time.Minute,
 			FirstByteTimeout: 10 * time.Minute, IdleTimeout: time.Minute, KeepAlive: 15 * time.Second,
@@ -139,6 +169,16 @@ func (c *Config) validate() error {
 		return fmt.Errorf("tee: %q, want auto, required or none", c.TEE)
 	case !slices.Contains([]string{FrontOwn, FrontNetHTTP}, c.FrontEnd):
 		return fmt.Errorf("front_end: %q, want own or net/http", c.FrontEnd)
+	case c.Billing != BillingOn && c.Billing != BillingOff:
+		return fmt.Errorf("billing: %q, want on or off", c.Billing)
+	case c.FeePPM < 0 || c.FeePPM > offer.FeeMax:
+		return fmt.Errorf("fee_ppm: %d, want 0 to %d parts per million", c.FeePPM, offer.FeeMax)
+	case c.TestMoney < 0:
+		return errors.New("test_money_nanoton: must not be negative")
+	case c.Ledger != "" && !shared(c.Ledger):
+		return errors.New("ledger: want postgres://user@host/database, or nothing for a file in data_dir")
+	case c.Ledger != "" && c.Name == "":
+		return errors.New("name: missing; several gateways may share a ledger on PostgreSQL, so each needs a name of its own")
 	case c.TLS != nil && (c.TLS.CertFile == "" || c.TLS.KeyFile == ""):
 		return errors.New("tls: needs both cert_file and key_file")
 	}
@@ -146,6 +186,19 @@ func (c *Config) validate() error {
 		return fmt.Errorf("collateral.%w", err)
 	}
 	return c.Limits.validate()
+}
+
+// shared tells a ledger that several gateways may use.
+func shared(ledger string) bool {
+	return strings.HasPrefix(ledger, "postgres://") || strings.HasPrefix(ledger, "postgresql://")
+}
+
+// LedgerURL is where the ledger is, as package ledger opens it.
+func (c *Config) LedgerURL() string {
+	if c.Ledger != "" {
+		return c.Ledger
+	}
+	return "sqlite:" + filepath.Join(c.DataDir, "ledger.db")
 }
 
 func (l *Limits) validate() error {

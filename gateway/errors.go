@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"cocoon/gateway/accounts"
 	"cocoon/internal/h1"
 	"cocoon/internal/openai"
 	"cocoon/internal/sse"
@@ -20,9 +21,30 @@ const statusClientGone = 499
 // busyRetry is what clients are told to wait when all workers are at their capacity, or the gateway's memory is.
 const busyRetry = 2 * time.Second
 
-func errTooMany(limit int) *openai.Error {
-	e := openai.NewError(http.StatusTooManyRequests, "rate_limit_exceeded", "this key has %d requests running, which is its limit; wait for one to end", limit)
-	e.RetryAfter = time.Second
+// errDenied is a 429 that says which of the key's limits it is, or a 403 of an account that is suspended.
+func errDenied(d *accounts.Denial) *openai.Error {
+	if d.What == accounts.DenySuspended {
+		e := openai.NewError(http.StatusForbidden, "account_suspended", "%s", d.Error())
+		e.NoRetry = true
+		return e
+	}
+	e := openai.NewError(http.StatusTooManyRequests, "rate_limit_exceeded", "%s", d.Error())
+	e.RetryAfter, e.NoRetry = d.Wait, d.Wait == 0
+	return e
+}
+
+// errNotAllowed is a model that the key is not for.
+func errNotAllowed(model string) *openai.Error {
+	e := openai.NewError(http.StatusForbidden, "model_not_allowed", "this API key is not for the model %q", clip(model, 100))
+	e.Param, e.NoRetry = "model", true
+	return e
+}
+
+// errTooDear is a model whose offers are all above what the key pays.
+func errTooDear(model string) *openai.Error {
+	e := openai.NewError(http.StatusForbidden, "price_above_cap",
+		"every worker of %q asks more than this API key's price cap; GET /cocoon/v1/prices lists the prices", clip(model, 100))
+	e.Param, e.NoRetry = "model", true
 	return e
 }
 
@@ -64,6 +86,8 @@ var words = map[string]string{
 	"engine":          "its engine reported an error",
 	"model_gone":      "it does not serve the model any more",
 	"unexpected_type": "its answer has the wrong content type",
+	"receipt":         "its receipt is not in order",
+	"price":           "its price is not one",
 }
 
 // broken says what an error of the worker's connection means. The client's leaving closes that connection too.

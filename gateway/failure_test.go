@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"cocoon/gateway/accounts"
 )
 
 // TestWorkerFaults is what a client hears when its only worker breaks, and that the next request is served.
@@ -386,12 +388,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("third request: code %q", code)
 		}
 	}
-	key, err := OpenKeys(n.server.cfg.DataDir).Create("second", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.key = key.Reveal()
-	n.until("the second key counts", func() bool { return len(*n.server.ring.Load()) == 2 })
+	n.key = n.newKey(accounts.Settings{Name: "second"})
 	if code := refused(t, n.ask(big), 503); code != "server_is_overloaded" {
 		t.Errorf("beyond the memory limit: code %q", code)
 	}

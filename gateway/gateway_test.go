@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cocoon/attest/simtee"
+	"cocoon/gateway/accounts"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 )
@@ -59,6 +61,7 @@ func testConfig(t *testing.T) Config {
 	cfg.DataDir, cfg.Enrolment = t.TempDir(), "auto"
 	cfg.LogLevel = slog.LevelDebug
 	cfg.Collateral.Offline = true
+	cfg.Billing = BillingOff // most workers here are scripts that sign nothing
 	cfg.Policy = filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(cfg.Policy, simulated().PolicyYAML(time.Now()), 0o600); err != nil {
 		t.Fatal(err)
@@ -93,12 +96,8 @@ func newNetwork(t *testing.T, change func(*Config)) *network {
 		change(&cfg)
 	}
 	n := &network{t: t, logs: &lockedBuffer{}, client: &http.Client{Transport: &http.Transport{DisableCompression: true}}}
-	key, err := OpenKeys(cfg.DataDir).Create("test", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.key = key.Reveal()
 	log := slog.New(slog.NewTextHandler(n.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	var err error
 	if n.server, err = New(cfg, log, prometheus.NewRegistry(), "test"); err != nil {
 		t.Fatal(err)
 	}
@@ -106,9 +105,21 @@ func newNetwork(t *testing.T, change func(*Config)) *network {
 		t.Fatal(err)
 	}
 	n.base = "http://" + n.server.Addr().String()
+	n.key = n.newKey(accounts.Settings{})
 	n.run(n.server.Run)
 	t.Cleanup(n.client.CloseIdleConnections)
 	return n
+}
+
+// newKey makes a key, which counts at once.
+func (n *network) newKey(set accounts.Settings) string {
+	n.t.Helper()
+	set.Name = cmp.Or(set.Name, "test")
+	key, _, err := n.server.money.book.CreateKey(context.Background(), accounts.DefaultAccount, set)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return key.Reveal()
 }
 
 // run runs a loop until the test ends.
@@ -153,7 +164,7 @@ func (n *network) worker(name string, capacity int, handler http.HandlerFunc, mo
 	d := tunnel.NewDialer(tunnel.DialerConfig{
 		Identity: identity, Address: n.server.WorkerAddr().String(), Pin: &pin, Handler: handler,
 		Capacity: func() int { return capacity }, Log: slog.New(slog.DiscardHandler),
-		Attest: answering(n.t, machine(n.t, simtee.Config{}), keysetOf(identity.ID())),
+		Attest: answering(n.t, machine(n.t, simtee.Config{}), keysetOf(identity.ID(), models...)),
 		Report: func(ctx context.Context, after uint64) (uint64, []byte) {
 			if after >= 1 {
 				<-ctx.Done()

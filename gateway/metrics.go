@@ -89,7 +89,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		gauge("leases", "Leases that run.", func() float64 { _, n := s.table.Workers(); return float64(n) }),
 		gauge("models", "Models that are served now.", func() float64 { return float64(len(s.table.Models())) }),
 		gauge("buffered_bytes", "Memory that request bodies and answers take.", func() float64 { return float64(s.memory.used.Load()) }),
-		gauge("keys", "Live API keys.", func() float64 { return float64(len(*s.ring.Load())) }),
+		bills{s},
 		gauge("policy_ends_timestamp_seconds", "When the appraisal policy ends; 0 before one is loaded.", s.policyEnd),
 		trust{s},
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{

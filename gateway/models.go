@@ -32,7 +32,7 @@ type model struct {
 // modelOffer is what the market says of a model now.
 type modelOffer struct {
 	Workers  int         `json:"workers"`
-	Price    offer.Price `json:"price_nanoton_per_mtok"` // the cheapest by output
+	Price    offer.Price `json:"price_nanoton_per_mtok"` // what customers pay at the cheapest by output
 	Features []string    `json:"features"`               // what some worker can do
 }
 
@@ -81,7 +81,7 @@ func (s *Server) describe(m router.Model) model {
 		}
 	}
 	slices.Sort(d.Cocoon.Features)
-	d.Cocoon.Price = m.Offers[0].Price
+	d.Cocoon.Price = m.Offers[0].Price.WithFee(s.money.fee)
 	return d
 }
 

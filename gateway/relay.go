@@ -9,7 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"cocoon/internal/nanoton"
 	"cocoon/internal/openai"
+	"cocoon/internal/receipt"
 	"cocoon/internal/sse"
 	"cocoon/router"
 )
@@ -21,6 +23,7 @@ const (
 	earlyEvents  = 64               // events without content that are held back before the stream counts as begun
 	earlyMax     = 256 << 10        // bytes of them
 	stallMax     = 60 * time.Second // a client that takes no byte for so long is gone
+	costRoom     = 48               // bytes that the cost adds to an answer
 	drainMax     = time.Second      // for the end of a stream after its [DONE]
 	blockingMax  = 64 << 10         // an answer up to this size fits the socket's buffer: writing it can't block long
 )
@@ -41,6 +44,8 @@ type stream struct {
 	begun     bool    // this attempt's worker sent an event
 	content   bool    // and some of its events are to be sent
 	finishes  int     // choices that ended
+	relayed   int     // events with content that went into the output
+	bytes     int64   // of events in the output
 	heard     time.Time
 	wrote     time.Time
 	stallFrom time.Time // when the write deadline was set
@@ -69,7 +74,7 @@ func (st *stream) reset(c *call) {
 	if st.out != nil {
 		*st.out = (*st.out)[:0]
 	}
-	st.early, st.begun, st.content, st.finishes = 0, false, false, 0
+	st.early, st.begun, st.content, st.finishes, st.relayed, st.bytes = 0, false, false, 0, 0, 0
 	c.usage = openai.Usage{}
 	st.heard = c.sent
 	if st.wrote.IsZero() {
@@ -147,6 +152,15 @@ func (c *call) relayStream() *failure {
 	}
 }
 
+// cost is what the request costs the customer, once the worker's final receipt is here.
+func (c *call) cost() (nanoton.Amount, bool) {
+	if c.bill == nil {
+		return 0, false
+	}
+	cost, _, ok := c.bill.Final()
+	return cost, ok
+}
+
 // ended handles what Next returned instead of an event: nil to go on.
 func (c *call) ended(err error) *failure {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -160,6 +174,9 @@ func (c *call) ended(err error) *failure {
 // event takes one event: into the output, unless the client has not asked for it.
 func (c *call) event(data []byte) *failure {
 	st := &c.stream
+	if receipt.Is(data) {
+		return c.takeReceipt(data)
+	}
 	chunk, err := openai.ReadChunk(data)
 	switch {
 	case err != nil:
@@ -182,7 +199,17 @@ func (c *call) event(data []byte) *failure {
 	if st.out == nil {
 		st.out = c.s.memory.get(streamBuffer)
 	}
-	*st.out = append(append(append(*st.out, dataPrefix...), data...), '\n', '\n')
+	*st.out = append(*st.out, dataPrefix...)
+	if cost, ok := c.cost(); ok && chunk.HasUsage {
+		*st.out = chunk.AppendCost(*st.out, data, int64(cost))
+	} else {
+		*st.out = append(*st.out, data...)
+	}
+	*st.out = append(*st.out, '\n', '\n')
+	if chunk.Content {
+		st.relayed++
+	}
+	st.bytes += int64(len(data))
 	st.early++
 	st.content = st.content || chunk.Content || chunk.Finishes > 0 || st.early > earlyEvents || len(*st.out) > earlyMax
 	return nil
@@ -289,28 +316,48 @@ func (c *call) relayAnswer() *failure {
 	if f := c.readAnswer(&b); f != nil {
 		return f
 	}
-	a, err := openai.ReadAnswer(b.bytes())
+	answer, wire := splitReceipt(b.bytes())
+	a, err := openai.ReadAnswer(answer)
 	switch {
 	case err != nil:
 		return errFault("invalid_answer", nil)
 	case a.Error:
-		return c.reported(openai.ParseError(http.StatusBadGateway, b.bytes()))
+		return c.reported(openai.ParseError(http.StatusBadGateway, answer))
 	case int64(a.Finishes) < c.head.N:
 		return errFault("no_finish", nil)
+	}
+	if wire != nil {
+		if f := c.takeReceipt(wire); f != nil {
+			return f
+		}
 	}
 	if c.usage = a.Usage; !a.HasUsage {
 		c.s.metrics.noUsage.Inc()
 	}
+	c.stream.bytes = int64(len(answer))
+	h := c.w.Header()
+	if cost, ok := c.cost(); ok {
+		priced := c.s.memory.get(len(answer) + costRoom)
+		*priced = a.AppendCost(*priced, answer, int64(cost))
+		c.s.memory.put(b.buf)
+		b.buf, answer = priced, *priced
+		h[headerCost] = []string{strconv.FormatInt(int64(cost), 10)}
+	}
+	return c.sendAnswer(answer)
+}
+
+// sendAnswer sends a whole answer.
+func (c *call) sendAnswer(answer []byte) *failure {
 	h := c.w.Header()
 	h["Content-Type"] = []string{"application/json"}
-	h["Content-Length"] = []string{strconv.Itoa(len(b.bytes()))}
+	h["Content-Length"] = []string{strconv.Itoa(len(answer))}
 	h[headerTime] = []string{strconv.FormatInt(time.Since(c.start).Milliseconds(), 10)}
 	c.headed, c.delivered = true, true
-	if len(b.bytes()) > blockingMax {
+	if len(answer) > blockingMax {
 		c.stream.stallFrom = time.Now()
 		_ = http.NewResponseController(c.w).SetWriteDeadline(c.stream.stallFrom.Add(stallMax))
 	}
-	if _, err := c.w.Write(b.bytes()); err != nil {
+	if _, err := c.w.Write(answer); err != nil {
 		return errClientGone()
 	}
 	return nil

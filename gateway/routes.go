@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/pprof"
 	"runtime/debug"
@@ -12,6 +13,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"cocoon/gateway/accounts"
 	"cocoon/internal/openai"
 	"cocoon/internal/secret"
 )
@@ -22,6 +24,11 @@ const (
 	headerMode      = "Cocoon-Mode"
 	headerWorker    = "Cocoon-Worker"
 	headerTime      = "Openai-Processing-Ms"
+	headerReceipt   = "Cocoon-Receipt"
+	headerCost      = "Cocoon-Cost-Nanoton"
+	headerMaxTokens = "Cocoon-Max-Tokens"
+	headerUser      = "Cocoon-User"
+	headerTerms     = "Cocoon-Terms" // to workers
 )
 
 const chatPath = "/v1/chat/completions"
@@ -37,6 +44,13 @@ func (s *Server) routes() http.Handler {
 	r.Post(chatPath, s.chat)
 	r.Get("/v1/models", s.withKey(s.listModels))
 	r.Get("/v1/models/*", s.withKey(s.showModel))
+	account := s.accountAPI()
+	r.Get("/cocoon/v1/account", s.withAccount(account.show))
+	r.Get("/cocoon/v1/usage", s.withAccount(account.usage))
+	r.Get("/cocoon/v1/prices", s.listPrices)
+	r.Get("/cocoon/v1/receipts/{id}", s.withKey(s.showReceipt))
+	r.Get("/cocoon/v1/evidence/{keyset}", s.showEvidence)
+	r.Get("/cocoon/v1/log-key", s.showLogKey)
 	r.Get("/cocoon/v1/attestation", s.showAttestation)
 	r.Get("/cocoon/v1/workers", s.listWorkers)
 	r.Get("/healthz", healthy)
@@ -49,7 +63,7 @@ func (s *Server) routes() http.Handler {
 func (s *Server) outermost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h[headerRequestID] = []string{newRequestID()}
+		h[headerRequestID] = []string{s.newRequestID()}
 		h[headerMode] = []string{s.mode(nil)}
 		if len(r.TransferEncoding) > 0 {
 			// It may have come with a Content-Length, which net/http drops: where the next request begins is then a
@@ -76,14 +90,17 @@ func (s *Server) outermost(next http.Handler) http.Handler {
 	})
 }
 
-// newRequestID is 128 random bits: unique, but no secret.
-func newRequestID() string {
+// newRequestID is 92 random bits, which nobody can guess, and the gateway's mark, by which it knows its own requests when
+// a worker speaks of one later. The last digit counts the attempts.
+func (s *Server) newRequestID() string {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
-	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
+	copy(b[8:12], s.tag[:])
+	binary.LittleEndian.PutUint32(b[12:], rand.Uint32())
 	var text [4 + 32]byte
 	copy(text[:], "req_")
 	hex.Encode(text[4:], b[:])
+	text[len(text)-1] = '0'
 	return string(text[:])
 }
 
@@ -93,17 +110,21 @@ func (s *Server) refuse(w http.ResponseWriter, e *openai.Error) {
 	e.Write(w)
 }
 
-// authenticate finds the key that a request came with.
-func (s *Server) authenticate(r *http.Request) (*holder, *openai.Error) {
+// authenticate finds the key that a request came with, which must have the scope if one is named.
+func (s *Server) authenticate(r *http.Request, scope string) (*accounts.Key, *openai.Error) {
 	text, ok := bearer(r.Header.Get("Authorization"))
 	if !ok {
 		return nil, openai.NewError(http.StatusUnauthorized, "invalid_api_key",
 			"no API key: send the header 'Authorization: Bearer ck-...'")
 	}
-	if h := (*s.ring.Load())[secret.Hash(text)]; h != nil {
-		return h, nil
+	key := s.money.book.Key(secret.Hash(text))
+	if key == nil {
+		return nil, openai.NewError(http.StatusUnauthorized, "invalid_api_key", "%s", s.whyNoKey(text))
 	}
-	return nil, openai.NewError(http.StatusUnauthorized, "invalid_api_key", "%s", s.whyNoKey(text))
+	if scope != "" && !key.Can(scope) {
+		return nil, openai.NewError(http.StatusForbidden, "scope_missing", "this API key lacks the scope %q", scope)
+	}
+	return key, nil
 }
 
 // whyNoKey says what is wrong with a key that is not in the ring, without repeating any of it.
@@ -111,7 +132,7 @@ func (s *Server) whyNoKey(text string) string {
 	if _, err := secret.ParseKey(text); err != nil {
 		return "wrong API key: " + err.Error()
 	}
-	return "wrong API key: it is well formed, but this gateway does not know it or it was revoked"
+	return "wrong API key: it is well formed, but this gateway does not know it, or it was revoked or has expired"
 }
 
 func bearer(header string) (string, bool) {
@@ -125,7 +146,7 @@ func bearer(header string) (string, bool) {
 // withKey lets only requests with a live key pass.
 func (s *Server) withKey(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if _, err := s.authenticate(r); err != nil {
+		if _, err := s.authenticate(r, ""); err != nil {
 			s.refuse(w, err)
 			return
 		}
@@ -133,9 +154,35 @@ func (s *Server) withKey(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
+// withAccount lets only requests pass whose key may look at its account.
+func (s *Server) withAccount(next func(http.ResponseWriter, *http.Request, *accounts.Key)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		key, err := s.authenticate(r, accounts.ScopeAccount)
+		if err != nil {
+			s.refuse(w, err)
+			return
+		}
+		next(w, r, key)
+	}
+}
+
+// accountAPI answers about accounts.
+func (s *Server) accountAPI() *accountAPI {
+	a := &accountAPI{
+		book: s.money.book, shared: shared(s.cfg.LedgerURL()), log: s.log, refuse: s.refuse, answer: s.writeJSON,
+		reports: make(chan struct{}, reportsMax),
+	}
+	if s.money.desk != nil {
+		a.desk = s.money.desk.Balance
+	}
+	return a
+}
+
 // opsRoutes is the operator's listener: no key is asked for.
 func (s *Server) opsRoutes() http.Handler {
 	r := chi.NewRouter()
+	host, _, _ := net.SplitHostPort(s.cfg.OpsListen) // it was checked
+	r.Mount("/admin/v1", (&adminAPI{*s.accountAPI(), host}).routes())
 	r.Get("/healthz", healthy)
 	r.Get("/readyz", s.ready)
 	r.Handle("/metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))

@@ -18,6 +18,7 @@ import (
 
 	"cocoon/attest/collateral"
 	"cocoon/attest/nvgpu"
+	"cocoon/gateway/accounts"
 	"cocoon/internal/daemon"
 	"cocoon/internal/front"
 	"cocoon/internal/tunnel"
@@ -30,7 +31,7 @@ const (
 	bodyMax        = 32 << 20         // bytes of a request body: images as base64 are 20 MiB and more
 	headerTimeout  = 10 * time.Second // for a request's head; slower clients only hold connections
 	keepAliveIdle  = 2 * time.Minute  // an idle client connection; longer than the SDKs' own pools keep them
-	refreshPeriod  = time.Second / 2  // keys and enrolments are looked at this often: a revocation counts within a second
+	refreshPeriod  = time.Second / 2  // enrolments and the policy are looked at this often: a revocation counts within a second
 	IdentityFile   = "identity.pem"   // in the data folder
 	certificateAge = time.Minute      // the TLS certificate's files are looked at this often
 )
@@ -42,8 +43,8 @@ type Server struct {
 	version string
 
 	identity *tunnel.Identity
-	keys     *Keys
-	ring     atomic.Pointer[keyring] // replaced whole by refresh
+	tag      [4]byte // in the names of this gateway's requests
+	money    *money
 	gate     gate
 	table    *router.Table[*member]
 	supply   supply
@@ -66,10 +67,8 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry, version string)
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, log: log, version: version, registry: reg, keys: OpenKeys(cfg.DataDir),
-		table: router.NewTable[*member](),
+		cfg: cfg, log: log, version: version, registry: reg, table: router.NewTable[*member](),
 	}
-	s.ring.Store(&keyring{})
 	s.gate = gate{workers: OpenWorkers(cfg.DataDir), auto: cfg.Enrolment == "auto"}
 	s.gate.states.Store(&map[tunnel.ID]string{})
 	s.memory.limit = int64(cfg.Limits.BufferedMiB) << 20
@@ -89,11 +88,6 @@ func (s *Server) Listen() (err error) {
 	if err := s.loadCertificate(); err != nil {
 		return err
 	}
-	ring, err := s.keys.ring(nil)
-	if err != nil {
-		return err
-	}
-	s.ring.Store(&ring)
 	if err := s.gate.reload(); err != nil {
 		return err
 	}
@@ -108,6 +102,10 @@ func (s *Server) Listen() (err error) {
 		return err
 	}
 	s.prepareSelf()
+	s.tag = tagOf(s.ID())
+	if s.money, err = openMoney(context.Background(), &s.cfg, s.ID(), s.log); err != nil {
+		return err
+	}
 	s.tunnel = tunnel.NewServer(tunnel.ServerConfig{
 		Identity: s.identity, Admit: s.gate.admit, Attest: s.attest, Report: s.report, Gone: s.gone,
 		Log: s.log,
@@ -124,8 +122,13 @@ func (s *Server) Listen() (err error) {
 	return nil
 }
 
-// Close closes what Listen bound, for a server that will not Run.
+// Close closes what Listen opened, for a server that will not Run.
 func (s *Server) Close() {
+	if s.money != nil {
+		if err := s.money.close(); err != nil {
+			s.log.Error("closing the ledger failed", "err", err)
+		}
+	}
 	for _, l := range []net.Listener{s.apps, s.ops, s.workers} {
 		if l != nil {
 			_ = l.Close() // nothing was served on it
@@ -144,6 +147,9 @@ func (s *Server) WorkerAddr() net.Addr { return s.workers.Addr() }
 
 // ID is the gateway's identity that workers pin, after Listen.
 func (s *Server) ID() tunnel.ID { return s.identity.ID() }
+
+// Book has the accounts and API keys, after Listen.
+func (s *Server) Book() *accounts.Book { return s.money.book }
 
 // Run serves until ctx ends; then running requests have daemon.Grace to finish.
 func (s *Server) Run(ctx context.Context) error {
@@ -170,6 +176,8 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return daemon.Serve(ctx, s.httpServer(s.opsRoutes()), s.ops) })
 	group.Go(func() error { return s.tunnel.Serve(tunnels, s.workers) })
+	group.Go(func() error { return s.money.run(tunnels) })
+	group.Go(func() error { return s.money.book.Run(ctx) })
 	group.Go(func() error { return s.refresh(ctx) })
 	group.Go(func() error { return s.appraiser.store.Run(ctx) })
 	if s.self.responder != nil {
@@ -189,7 +197,7 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 
 // refresh sees what the operator's commands changed in the data folder.
 func (s *Server) refresh(ctx context.Context) error {
-	keys, workers, policy := s.keys.store.stamp(), s.gate.workers.store.stamp(), stampOf(s.cfg.Policy)
+	workers, policy := s.gate.workers.store.stamp(), stampOf(s.cfg.Policy)
 	tick := time.NewTicker(refreshPeriod)
 	defer tick.Stop()
 	for turn := 0; ; turn++ {
@@ -197,14 +205,6 @@ func (s *Server) refresh(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-		}
-		if now := s.keys.store.stamp(); now != keys {
-			if ring, err := s.keys.ring(*s.ring.Load()); err != nil {
-				s.log.Error("reading keys failed; the last ones stay", "err", err)
-			} else {
-				s.ring.Store(&ring)
-				keys = now
-			}
 		}
 		if now := s.gate.workers.store.stamp(); now != workers {
 			if err := s.gate.reload(); err != nil {

@@ -68,66 +68,6 @@ func TestDataDirOverrides(t *testing.T) {
 	}
 }
 
-// TestKeysShared lets many writers, as the operator's commands are, change one file at once.
-func TestKeysShared(t *testing.T) {
-	dir := t.TempDir()
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for range 5 {
-				if _, err := OpenKeys(dir).Create("k", time.Now()); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	list, err := OpenKeys(dir).List()
-	if err != nil || len(list) != 40 {
-		t.Fatalf("%d keys, %v, want 40", len(list), err)
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "keys.json"))
-	if err != nil || strings.Contains(string(text), "ck-") {
-		t.Errorf("a key itself is in the file (%v)", err)
-	}
-	for _, name := range []string{"keys.json", "keys.json.lock"} {
-		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s is readable by others (%v)", name, err)
-		}
-	}
-}
-
-func TestRevoke(t *testing.T) {
-	keys := OpenKeys(t.TempDir())
-	key, err := keys.Create("a", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	first, err := keys.ring(nil)
-	if err != nil || first[key.Hash()] == nil {
-		t.Fatalf("a new key is not in the ring (%v)", err)
-	}
-	again, _ := keys.ring(first)
-	if again[key.Hash()] != first[key.Hash()] {
-		t.Error("a reload forgot how many requests run")
-	}
-	if err := keys.Revoke("nope", time.Now()); !errors.Is(err, ErrNoKey) {
-		t.Errorf("unknown ID: %v", err)
-	}
-	list, _ := keys.List()
-	if err := keys.Revoke(list[0].ID, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if ring, err := keys.ring(first); err != nil || len(ring) != 0 {
-		t.Errorf("a revoked key is in the ring (%v)", err)
-	}
-	for _, name := range []string{"", "a\nb", strings.Repeat("x", 129)} {
-		if _, err := keys.Create(name, time.Now()); err == nil {
-			t.Errorf("name %.20q passed", name)
-		}
-	}
-}
-
 func TestGate(t *testing.T) {
 	dir := t.TempDir()
 	g := &gate{workers: OpenWorkers(dir)}
@@ -167,14 +107,39 @@ func TestGate(t *testing.T) {
 
 func TestBrokenStateIsNotLost(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, "keys.json")
-	if err := os.WriteFile(path, []byte(`{"keys":[`), 0o600); err != nil {
+	path := filepath.Join(dir, "workers.json")
+	if err := os.WriteFile(path, []byte(`{"workers":[`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenKeys(dir).Create("a", time.Now()); err == nil {
+	if err := OpenWorkers(dir).Decide(tunnel.ID{1}.String(), Approved, time.Now()); err == nil {
 		t.Error("a broken file was written over")
 	}
-	if text, _ := os.ReadFile(path); string(text) != `{"keys":[` {
+	if text, _ := os.ReadFile(path); string(text) != `{"workers":[` {
 		t.Error("a broken file was changed")
+	}
+}
+
+// TestWorkersShared lets many writers, as the operator's commands are, change one file at once.
+func TestWorkersShared(t *testing.T) {
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 5 {
+				if err := OpenWorkers(dir).Decide(tunnel.ID{byte(i), byte(j)}.String(), Approved, time.Now()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	list, err := OpenWorkers(dir).List()
+	if err != nil || len(list) != 40 {
+		t.Fatalf("%d workers, %v, want 40", len(list), err)
+	}
+	for _, name := range []string{"workers.json", "workers.json.lock"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s is readable by others (%v)", name, err)
+		}
 	}
 }

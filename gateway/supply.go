@@ -3,9 +3,11 @@ package gateway
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	"cocoon/attest"
 	"cocoon/internal/tunnel"
 	"cocoon/router"
 	"cocoon/router/offer"
@@ -49,9 +51,9 @@ func (s *Server) report(w *tunnel.Worker, raw []byte) error {
 		return fmt.Errorf("%w: no verdict that holds", errRefused)
 	}
 	changed := s.supply.note(id, sheet)
-	s.table.Update(id, m, sheet)
-	if m.barred.Load() != nil { // meanwhile
-		s.table.Remove(id, m)
+	old := m.sheet.Swap(sheet)
+	if !s.offer(m) && !sameModels(old, sheet) {
+		m.Reattest() // its keyset names what it runs
 	}
 	if changed {
 		s.log.Info("worker offers", "worker", id.String(), "name", sheet.Name, "models", len(sheet.Offers), "draining", sheet.Draining)
@@ -59,12 +61,40 @@ func (s *Server) report(w *tunnel.Worker, raw []byte) error {
 	return nil
 }
 
+// offer puts into the table what a worker offers and has attested to run. It is false if there is more in its sheet.
+func (s *Server) offer(m *member) (all bool) {
+	sheet := m.sheet.Load()
+	if sheet == nil {
+		return true
+	}
+	attested := m.result.Load().Claims.Keyset.Models
+	offers := slices.DeleteFunc(slices.Clone(sheet.Offers), func(o offer.Offer) bool {
+		return !slices.Contains(attested, attest.Model{Name: o.Model, WeightsDigest: o.WeightsDigest, Engine: o.Engine})
+	})
+	if all = len(offers) == len(sheet.Offers); !all {
+		sheet = &offer.Sheet{V: sheet.V, Version: sheet.Version, Name: sheet.Name, Draining: sheet.Draining, Offers: offers, Load: sheet.Load}
+	}
+	id := router.ID(m.ID())
+	s.table.Update(id, m, sheet)
+	if m.barred.Load() != nil { // meanwhile
+		s.table.Remove(id, m)
+	}
+	return all
+}
+
+// sameModels tells whether two sheets offer the same in what a keyset names.
+func sameModels(a, b *offer.Sheet) bool {
+	return a != nil && slices.EqualFunc(a.Offers, b.Offers, func(a, b offer.Offer) bool {
+		return a.Model == b.Model && a.WeightsDigest == b.WeightsDigest && a.Engine == b.Engine
+	})
+}
+
 // gone takes a worker's session out of the table.
 func (s *Server) gone(w *tunnel.Worker, _ error) {
 	id := router.ID(w.ID())
 	if m := s.appraiser.member(w); m != nil {
 		s.table.Remove(id, m)
-		s.appraiser.forget(w)
+		s.appraiser.forget(m)
 	}
 	s.supply.left(id)
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"cocoon/internal/nanoton"
 	"cocoon/internal/ollama"
 	"cocoon/worker"
 	"cocoon/worker/engine"
@@ -104,6 +105,12 @@ const ownSlots = 4
 // queueMax is how many requests wait in the worker for a free slot: a developer would rather wait than be turned away.
 const queueMax = 64
 
+// devPrice is what small models are sold for: a few hundredths of a TON for a million tokens.
+func devPrice() worker.Price {
+	cached := nanoton.Amount(5_000_000)
+	return worker.Price{In: 20_000_000, Cached: &cached, Out: 60_000_000}
+}
+
 // workerConfig is one worker on the engine, that dials our gateway and no other.
 func (n *network) workerConfig(e *engineProcess) worker.Config {
 	cfg := worker.DefaultConfig()
@@ -111,6 +118,7 @@ func (n *network) workerConfig(e *engineProcess) worker.Config {
 	cfg.DataDir = filepath.Join(n.opts.data, "worker")
 	cfg.Gateways = []worker.Gateway{{Address: n.gateway.WorkerAddr().String(), Pin: n.gateway.ID().String()}}
 	cfg.Engine.URL, cfg.Engine.Kind, cfg.Engine.Slots, cfg.Engine.Queue = e.url, e.kind, e.slots, queueMax
+	cfg.Price = devPrice()
 	cfg.Policy, cfg.Simulated, cfg.Collateral.Offline = n.tee.policy, rootsOf(n.tee.vendor), true
 	return cfg
 }

@@ -1,18 +1,16 @@
 package main
 
 import (
-	"encoding/hex"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
-	"time"
 
-	"cocoon/gateway"
+	"cocoon/gateway/accounts"
 	"cocoon/internal/secret"
 )
 
@@ -79,34 +77,19 @@ func (f *folder) removeEnv() error {
 }
 
 // apiKey is the key of the last run if it still works, else a new one.
-func (f *folder) apiKey() (secret.Key, error) {
+func (f *folder) apiKey(ctx context.Context, book *accounts.Book) (secret.Key, error) {
 	path := filepath.Join(f.path, keyName)
-	keys := gateway.OpenKeys(filepath.Join(f.path, "gateway"))
 	if text, err := os.ReadFile(path); err == nil {
 		key, err := secret.ParseKey(strings.TrimSpace(string(text)))
-		if err == nil {
-			live, err := works(keys, key)
-			if live || err != nil {
-				return key, err
-			}
+		if err == nil && book.Key(key.Hash()) != nil {
+			return key, nil
 		}
 	}
-	key, err := keys.Create("cocoon-dev", time.Now())
+	key, _, err := book.CreateKey(ctx, accounts.DefaultAccount, accounts.Settings{Name: "cocoon-dev"})
 	if err != nil {
 		return key, fmt.Errorf("making an API key: %w", err)
 	}
 	return key, writeFile(path, key.Reveal()+"\n")
-}
-
-// works tells whether the gateway takes the key.
-func works(keys *gateway.Keys, key secret.Key) (bool, error) {
-	list, err := keys.List()
-	if err != nil {
-		return false, err
-	}
-	hash := key.Hash()
-	text := hex.EncodeToString(hash[:])
-	return slices.ContainsFunc(list, func(k gateway.Key) bool { return k.Hash == text && k.Revoked.IsZero() }), nil
 }
 
 // environment is what an app needs to know.

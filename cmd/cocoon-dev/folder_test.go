@@ -11,9 +11,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
-	"cocoon/gateway"
+	"cocoon/billing/ledger"
+	"cocoon/gateway/accounts"
 	"cocoon/internal/secret"
 )
 
@@ -27,40 +27,54 @@ func open(t *testing.T, path string) *folder {
 	return f
 }
 
+// openBook has the accounts of a gateway in the folder.
+func openBook(t *testing.T, dir string) *accounts.Book {
+	t.Helper()
+	l, err := ledger.Open(t.Context(), "sqlite:"+filepath.Join(dir, "ledger.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	book, err := accounts.Open(t.Context(), accounts.Config{Store: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return book
+}
+
 func TestKeyIsKeptWhileItWorks(t *testing.T) {
 	dir := t.TempDir()
-	f := open(t, dir)
-	first := apiKey(t, f)
-	if again := apiKey(t, f); again != first {
+	f, book := open(t, dir), openBook(t, dir)
+	first := apiKey(t, f, book)
+	if again := apiKey(t, f, book); again != first {
 		t.Error("a second start made another key")
 	}
 	if info, err := os.Stat(filepath.Join(dir, keyName)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("key file: %v, %v", info.Mode(), err)
 	}
 
-	keys := gateway.OpenKeys(filepath.Join(dir, "gateway"))
-	list, err := keys.List()
-	if err != nil || len(list) != 1 {
-		t.Fatalf("keys %v, %v", list, err)
+	keys := book.Keys(accounts.DefaultAccount)
+	if len(keys) != 1 {
+		t.Fatalf("%d keys, want 1", len(keys))
 	}
-	if err := keys.Revoke(list[0].ID, time.Now()); err != nil {
+	if err := book.RevokeKey(t.Context(), keys[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	second := apiKey(t, f)
+	second := apiKey(t, f, book)
 	if second == first {
 		t.Error("a revoked key is used on")
 	}
 	if err := os.WriteFile(filepath.Join(dir, keyName), []byte("no key\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if third := apiKey(t, f); third == second || third == "no key" {
+	if third := apiKey(t, f, book); third == second || third == "no key" {
 		t.Errorf("from a broken file: %q", third)
 	}
 }
 
-func apiKey(t *testing.T, f *folder) string {
+func apiKey(t *testing.T, f *folder, book *accounts.Book) string {
 	t.Helper()
-	key, err := f.apiKey()
+	key, err := f.apiKey(t.Context(), book)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"cocoon/attest"
 	"cocoon/gateway"
 	"cocoon/internal/daemon"
+	"cocoon/internal/nanoton"
 	"cocoon/internal/secret"
 	"cocoon/internal/terminal"
 	"cocoon/worker"
@@ -30,6 +31,8 @@ const (
 	readyPeriod = 50 * time.Millisecond
 	// patience is the silence before the user is told what is being waited for.
 	patience = 15 * time.Second
+	// testMoney is what the account begins with: enough for days of play.
+	testMoney = 1000 * nanoton.PerTON
 	// callTimeout bounds a request to our own gateway.
 	callTimeout = 10 * time.Second
 )
@@ -52,13 +55,14 @@ func start(ctx context.Context, opts options, s screen) error {
 	}
 	defer folder.close()
 	n := &network{opts: opts, screen: s, log: newLogger(ctx, folder.log, s.err)}
-	if n.key, err = folder.apiKey(); err != nil {
-		return err
-	}
 	if n.tee, err = openHardware(opts.data); err != nil {
 		return err
 	}
 	if err := n.listen(); err != nil {
+		return err
+	}
+	if n.key, err = folder.apiKey(ctx, n.gateway.Book()); err != nil {
+		n.gateway.Close()
 		return err
 	}
 	if terminal.Is(s.out) {
@@ -81,6 +85,7 @@ func (n *network) listen() error {
 	cfg.Listen, cfg.OpsListen, cfg.WorkerListen = n.opts.listen, n.opts.ops, "127.0.0.1:0"
 	cfg.DataDir = filepath.Join(n.opts.data, "gateway")
 	cfg.Enrolment, cfg.Policy = "auto", n.tee.policy
+	cfg.TestMoney = testMoney
 	cfg.Collateral.Offline = true // simulated vendors have no services: their machines bring everything
 	machine, err := n.tee.machine(attest.Gateway)
 	if err != nil {

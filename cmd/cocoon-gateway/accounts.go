@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"cocoon/billing/ledger"
-	"cocoon/gateway"
 	"cocoon/gateway/accounts"
 	"cocoon/internal/nanoton"
 )
@@ -86,12 +85,9 @@ func (o *options) args(what ...string) ([]string, error) {
 
 // withBook opens the ledger and the book of accounts and keys for f. A gateway may run beside it.
 func withBook(o *options, f func(ctx context.Context, b *accounts.Book) error) error {
-	cfg := gateway.Config{DataDir: o.data}
-	if o.data == "" || o.configGiven { // with --data alone all is in that folder
-		var err error
-		if cfg, err = load(*o); err != nil {
-			return err
-		}
+	cfg, err := o.gateway()
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), ledgerTimeout)
 	defer cancel()

@@ -20,9 +20,27 @@ const usage = `cocoon-gateway: routes requests of OpenAI clients to workers.
 
   cocoon-gateway [run]  [--config FILE]        serve until SIGINT or SIGTERM
   cocoon-gateway check-config [--config FILE]  read the configuration, say what is wrong with it
-  cocoon-gateway keys create NAME              make an API key; it is shown this once
-  cocoon-gateway keys list
+
+  cocoon-gateway accounts create NAME [limits]
+  cocoon-gateway accounts list | show NAME
+  cocoon-gateway accounts limit NAME [limits]  of each of its keys that has none of its own
+  cocoon-gateway accounts suspend NAME --reason TEXT | resume NAME
+  cocoon-gateway accounts grant NAME TON --id ID   give test money, once for each ID
+
+  cocoon-gateway keys create NAME [--account A] [settings]   make an API key; it is shown this once
+  cocoon-gateway keys list [--account A] | show ID
+  cocoon-gateway keys update ID [settings]
+  cocoon-gateway keys rotate ID [--grace 24h]  show a new text for the key; the old one works that long
   cocoon-gateway keys revoke ID
+    settings: --name N, --models 'llama*,qwen3' or all, --scopes inference,account,
+              --budget TON or none, --reset none|daily|weekly|monthly, --expires 90d, a day or never,
+              --price-cap-in TON, --price-cap-out TON (for a million tokens), and limits
+    limits:   --rpm N, --tpm N (requests, tokens a minute), --concurrent N (requests at once); none takes one away
+
+  cocoon-gateway usage [--account A] [--key ID] [--from DAY] [--to DAY] [--by day,account,model,key,user] [--csv]
+
+  cocoon-gateway audit                         compare ledger, journal and receipts; fails if anything is off
+
   cocoon-gateway workers list                  who dialed in, and who waits for approval
   cocoon-gateway workers approve ID
   cocoon-gateway workers revoke ID
@@ -54,7 +72,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 // options are the flags that every command takes.
 type options struct {
 	config, data string
-	words        []string // what is left: the command's own arguments
+	configGiven  bool
+	flags        map[string]string // those of some commands, by name, if given
+	words        []string          // what is left: the command's own arguments
 }
 
 func parse(args []string, stdout io.Writer) (options, error) {
@@ -63,6 +83,7 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	fs.SetOutput(io.Discard)
 	fs.StringVar(&o.config, "config", "gateway.yaml", "")
 	fs.StringVar(&o.data, "data", "", "")
+	o.addFlags(fs)
 	for rest := args; ; rest = fs.Args()[1:] { // flags may stand anywhere
 		if err := fs.Parse(rest); errors.Is(err, flag.ErrHelp) {
 			fmt.Fprint(stdout, usage)
@@ -71,6 +92,7 @@ func parse(args []string, stdout io.Writer) (options, error) {
 			return o, fmt.Errorf("%w: %w", err, errUsage)
 		}
 		if fs.NArg() == 0 {
+			fs.Visit(func(f *flag.Flag) { o.configGiven = o.configGiven || f.Name == "config" })
 			return o, nil
 		}
 		o.words = append(o.words, fs.Arg(0))
@@ -86,13 +108,22 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 	if len(o.words) > 0 {
 		command, o.words = o.words[0], o.words[1:]
 	}
+	if err := o.checkFlags(command); err != nil {
+		return err
+	}
 	switch command {
 	case "run":
 		return serve(o, stderr)
 	case "check-config":
 		return checkConfig(o, stdout)
 	case "keys":
-		return keys(o, stdout)
+		return manageKeys(&o, stdout)
+	case "accounts":
+		return manageAccounts(&o, stdout)
+	case "usage":
+		return showUsage(&o, stdout)
+	case "audit":
+		return audit(&o, stdout)
 	case "workers":
 		return workers(o, stdout)
 	case "id":

@@ -17,6 +17,14 @@ func load(o options) (gateway.Config, error) {
 	return gateway.LoadConfig(o.config, o.data)
 }
 
+// gateway is the configuration's, or with --data alone that of a gateway that has all in that folder.
+func (o *options) gateway() (gateway.Config, error) {
+	if o.data != "" && !o.configGiven {
+		return gateway.Config{DataDir: o.data}, nil
+	}
+	return load(*o)
+}
+
 // dataDir is the gateway's data folder: --data, or what the configuration says.
 func dataDir(o options) (string, error) {
 	if o.data != "" {
@@ -45,60 +53,6 @@ func (o options) one(what string) (string, error) {
 		return "", fmt.Errorf("'%s' takes one %s: %w", o.words[0], what, errUsage)
 	}
 	return o.words[1], nil
-}
-
-func keys(o options, stdout io.Writer) error {
-	dir, err := dataDir(o)
-	if err != nil {
-		return err
-	}
-	if len(o.words) == 0 {
-		return fmt.Errorf("keys create, list or revoke: %w", errUsage)
-	}
-	store := gateway.OpenKeys(dir)
-	switch o.words[0] {
-	case "create":
-		name, err := o.one("name")
-		if err != nil {
-			return err
-		}
-		key, err := store.Create(name, time.Now())
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(stdout, key.Reveal())
-		return err
-	case "list":
-		return listKeys(store, stdout)
-	case "revoke":
-		id, err := o.one("ID")
-		if err != nil {
-			return err
-		}
-		if err := store.Revoke(id, time.Now()); err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(stdout, "revoked %s\n", id)
-		return err
-	}
-	return fmt.Errorf("no command 'keys %s': %w", o.words[0], errUsage)
-}
-
-func listKeys(store *gateway.Keys, stdout io.Writer) error {
-	list, err := store.List()
-	if err != nil {
-		return err
-	}
-	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tNAME\tCREATED\tREVOKED")
-	for _, k := range list {
-		revoked := "-"
-		if !k.Revoked.IsZero() {
-			revoked = k.Revoked.Format(time.RFC3339)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.ID, k.Name, k.Created.Format(time.RFC3339), revoked)
-	}
-	return w.Flush()
 }
 
 func workers(o options, stdout io.Writer) error {

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"cocoon/billing/ledger"
+	"cocoon/internal/nanoton"
 	"cocoon/internal/ollama"
 )
 
@@ -64,6 +66,7 @@ enrolment: %s
 policy: %s
 collateral: {offline: true}
 tee: none
+test_money_nanoton: 1000000000000
 log_level: debug
 limits:
   body_timeout: 8s
@@ -160,10 +163,16 @@ engine:
 // startWorker runs a worker that dials g and sells what the engine at the URL has. It does not wait for anything.
 func (g *gateway) startWorker(t *testing.T, name, engine string) *worker {
 	t.Helper()
+	return g.startWorkerWith(t, name, engine, "")
+}
+
+// startWorkerWith adds lines to the worker's configuration.
+func (g *gateway) startWorkerWith(t *testing.T, name, engine, more string) *worker {
+	t.Helper()
 	dir := t.TempDir()
 	w := &worker{bin: g.bin, config: filepath.Join(dir, "worker.yaml"), data: filepath.Join(dir, "data")}
 	pin := strings.TrimSpace(g.operate(t, "id"))
-	writeFile(t, w.config, fmt.Sprintf(workerYAML, name, w.data, g.workers, pin, engine))
+	writeFile(t, w.config, fmt.Sprintf(workerYAML, name, w.data, g.workers, pin, engine)+more)
 	w.restart(t, name)
 	return w
 }
@@ -173,6 +182,21 @@ func (w *worker) restart(t *testing.T, name string) {
 	w.proc = start(t, "cocoon-dev", spawn{
 		name: "worker " + name, bin: w.bin, args: []string{"worker", "--simulated", os.Getenv(teeEnv), "--config", w.config},
 	})
+}
+
+// balances are the ledger's accounts. The gateway may run meanwhile.
+func (g *gateway) balances(t *testing.T) map[ledger.Account]nanoton.Amount {
+	t.Helper()
+	l, err := ledger.Open(t.Context(), "sqlite:"+filepath.Join(filepath.Dir(g.config), "data", "ledger.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	all, err := l.Balances(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // serves waits until the gateway's list has the model.
