@@ -75,6 +75,19 @@ func source(gateway string, customer ledger.Account) ledger.Account {
 	return ledger.Account("allotment:" + gateway + ":" + strings.TrimPrefix(string(customer), "customer:"))
 }
 
+// customer is whose settlements are posted from an account; empty if none are.
+func customer(source ledger.Account) ledger.Account {
+	kind, name, _ := strings.Cut(string(source), ":")
+	switch kind {
+	case "customer":
+		return source
+	case "allotment":
+		_, name, _ = strings.Cut(name, ":")
+		return ledger.Account("customer:" + name)
+	}
+	return ""
+}
+
 // reserve holds money of an account in memory.
 func (d *Desk) reserve(ctx context.Context, h *Hold) (*account, error) {
 	for {

@@ -4,7 +4,8 @@
 // # The path of one request
 //
 // Hold and Settle work on memory and write one record each to the journal; no SQL. A background poster (Run) folds the
-// settlements into ledger transfers, whose IDs derive from the request, so that posting again changes nothing.
+// settlements into ledger transfers: one for each account and each quarter of a second of traffic, whose ID and
+// requests are in the journal before it is posted, so that posting again changes nothing.
 //
 //	free = what the ledger says the account has - holds - what is settled but not posted
 //
@@ -21,20 +22,23 @@
 // # Crashes
 //
 // Open replays the journal. A hold without a settlement or a void is open again and is in Recovered: receipts settle
-// it, or it is voided when Config.Deadline has passed since Open. A settlement that the ledger lacks is posted. To a
-// caller that got an error from Settle or Void the outcome is open: it asks again with the same content, now or after a
-// restart. When an fsync has failed, Run ends with journal.ErrBroken and the process should start anew.
+// it, or it is voided when Config.Deadline has passed since Open. A batch of settlements that the ledger lacks is
+// posted as it was, and what is in no batch comes into a new one. To a caller that got an error from Settle or Void the
+// outcome is open: it asks again with the same content, now or after a restart. When an fsync has failed, Run ends with
+// journal.ErrBroken and the process should start anew.
 //
 // Times that decide anything (leases, deadlines) are the monotonic clock's: jumps of the wall clock only show in the
 // times of transfers.
 //
-// The journal is trimmed when it is large: what is still open is written again at its end, and older segments go.
+// The journal is trimmed when it is large: what is still open is written again at its end, and older segments become an
+// archive, against which Audit checks the ledger, request by request.
 package billing
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"strings"
 	"sync"
@@ -58,13 +62,15 @@ const (
 	// DefaultLease is how long a gateway's allotments are its own without a sign of life.
 	DefaultLease = time.Minute
 
-	remembered  = 1 << 17          // closed requests whose content is remembered: a duplicate receipt comes soon
-	shards      = 64               // locks of the requests: many more than cores
-	askMax      = 5 * time.Second  // a request waits no longer for the ledger before it is turned away
-	postMax     = 30 * time.Second // a post that takes longer is tried again
-	journalMax  = 32 << 20         // bytes of the journal beyond which it is trimmed
-	tick        = time.Second      // of the keeper
-	carriedOnce = 256              // records that trimming writes at the same time
+	// DefaultKeep is how long the archive of the journal is kept: bills are disputed within a quarter.
+	DefaultKeep = 90 * 24 * time.Hour
+
+	remembered = 1 << 17          // closed requests whose content is remembered: a duplicate receipt comes soon
+	shards     = 64               // locks of the requests: many more than cores
+	askMax     = 5 * time.Second  // a request waits no longer for the ledger before it is turned away
+	postMax    = 30 * time.Second // a post that takes longer is tried again
+	journalMax = 32 << 20         // bytes of the journal beyond which it is trimmed
+	tick       = time.Second      // of the keeper
 )
 
 var (
@@ -76,12 +82,9 @@ var (
 	ErrConflict = errors.New("billing: the request is known with other content")
 	// ErrCeiling says that a settlement costs more than was held.
 	ErrCeiling = errors.New("billing: the cost is above the ceiling that was held")
-	// ErrUnknown says that no hold of that request is known: there was none, it was voided or settled for nothing long
-	// ago, or another gateway has it.
+	// ErrUnknown says that no hold of that request is known: there was none, it was closed long ago (many thousands of
+	// requests), or another gateway has it.
 	ErrUnknown = errors.New("billing: no hold of that request")
-	// ErrSettled says that the request was settled so long ago that only the ledger knows it. It is settled once; with
-	// what content is not compared.
-	ErrSettled = errors.New("billing: the request was settled before")
 	// ErrBacklog says that too many requests are open or not posted, because the ledger does not answer.
 	ErrBacklog = errors.New("billing: too many requests are not in the ledger yet")
 	// ErrUnavailable says that the ledger could not be asked whether the money is there.
@@ -139,9 +142,12 @@ type Config struct {
 	Lease   time.Duration // zero: DefaultLease; too short loses allotments to a slow database
 	// Deadline is how long a hold left over by a crash or a failed write waits for its settlement. Zero: DefaultDeadline.
 	Deadline time.Duration
-	Backlog  int             // most requests that are open or not posted; zero: DefaultBacklog
-	Journal  journal.Options // zero is right
-	Log      *slog.Logger    // nil: nothing is logged
+	// Keep is how long trimmed parts of the journal are kept as an archive for Audit, by their last change: some 700 bytes
+	// a request. Zero: DefaultKeep. Negative: there is none.
+	Keep    time.Duration
+	Backlog int             // most requests that are open or not posted; zero: DefaultBacklog
+	Journal journal.Options // zero is right
+	Log     *slog.Logger    // nil: nothing is logged
 }
 
 // Hold asks for money before a request goes out.
@@ -156,13 +162,15 @@ type Hold struct {
 	Note []byte
 }
 
-// Settlement says what a request cost and who gets it. Cost = Share + Fee.
+// Settlement says what a request cost and who gets it. Cost = Share + Fee. Two are the same if all of it is.
 type Settlement struct {
 	Request ledger.ID
 	Worker  ledger.Account // of kind worker; may be empty if Share is zero
 	Cost    nanoton.Amount // from the hold's account; at most its ceiling
 	Share   nanoton.Amount // to the worker
 	Fee     nanoton.Amount // to the gateway's fees
+	Line    Line           // what it is counted under; strange text in it is made plain
+	Receipt [32]byte       // of what proves it; the Desk only keeps it
 }
 
 // Recovered is a hold that a crash or a failed write left open.
@@ -176,7 +184,7 @@ type Stats struct {
 	Open      int // holds
 	Unposted  int // settlements that are not in the ledger yet
 	Stuck     int // of these: refused by the ledger, tried again now and then
-	Conflicts int // settlements dropped since Open, because the ledger has the request settled otherwise
+	Conflicts int // settlements dropped since Open, because the ledger has their transfer with other content
 	Journal   int64
 }
 
@@ -185,7 +193,10 @@ type Desk struct {
 	c       Config
 	log     *slog.Logger
 	journal *journal.Journal
-	write   func(ctx context.Context, record []byte) error // to the journal; tests put faults here
+	write   func(ctx context.Context, records ...[]byte) error // to the journal; tests put faults here
+	seed    maphash.Seed                                       // of what is remembered of closed requests
+
+	buffers sync.Pool // of *[]byte, for records
 
 	shard    [shards]shard
 	accounts sync.Map // ledger.Account -> *account
@@ -205,6 +216,10 @@ type Desk struct {
 	refills   chan *account
 	broken    chan struct{} // closed when the journal broke
 	breakOnce sync.Once
+
+	batchMu   sync.Mutex
+	batches   map[ledger.ID]*batch // guarded by batchMu: made, and not known to be posted
+	recovered []*batch             // by Open, for the poster
 
 	leftMu sync.Mutex
 	left   map[ledger.ID]left // guarded by leftMu: open requests with a deadline
@@ -232,21 +247,26 @@ func Open(ctx context.Context, c Config) (*Desk, error) {
 	if c.Backlog == 0 {
 		c.Backlog = DefaultBacklog
 	}
+	if c.Keep == 0 {
+		c.Keep = DefaultKeep
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	c.Journal.Archive = c.Keep > 0
 	j, err := journal.Open(c.Dir, c.Journal)
 	if err != nil {
 		return nil, err
 	}
 	d := &Desk{
-		c: c, log: c.Log, journal: j, write: j.Append,
+		c: c, log: c.Log, journal: j, write: j.Append, seed: maphash.MakeSeed(),
 		sql: make(chan struct{}, 1), start: time.Now(), kick: make(chan struct{}, 1),
 		refills: make(chan *account, 1024), broken: make(chan struct{}), left: map[ledger.ID]left{}, trimAt: journalMax,
+		batches: map[ledger.ID]*batch{},
 	}
 	d.sql <- struct{}{}
 	for i := range d.shard {
-		d.shard[i].requests = map[ledger.ID]*request{}
+		d.shard[i].requests, d.shard[i].closed = map[ledger.ID]*request{}, map[ledger.ID]outcome{}
 	}
 	if err := d.recover(ctx); err != nil {
 		return nil, errors.Join(err, j.Close())
@@ -267,7 +287,9 @@ func (d *Desk) Balance(name ledger.Account) (balance, held nanoton.Amount, ok bo
 	a := v.(*account)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.base - a.unposted, a.held, a.known
+	// What nobody uses is not read again: it may have been paid in meanwhile.
+	fresh := a.held != 0 || a.unposted != 0 || time.Since(a.checked) < reread
+	return a.base - a.unposted, a.held, a.known && fresh
 }
 
 // Recovered returns the holds that a crash or a failed write left open, and when they will be voided.

@@ -3,7 +3,9 @@ package billing
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 
 	"cocoon/billing/journal"
 	"cocoon/billing/ledger"
+	"cocoon/billing/ledger/ledgertest"
 	"cocoon/internal/nanoton"
 
 	"go.uber.org/goleak"
@@ -60,7 +63,7 @@ func hold(t testing.TB, d *Desk, ceiling nanoton.Amount) ledger.ID {
 
 func settle(t testing.TB, d *Desk, id ledger.ID, share, fee nanoton.Amount) Settlement {
 	t.Helper()
-	s := Settlement{id, workerA, share + fee, share, fee}
+	s := charge(id, workerA, share+fee, share, fee)
 	if err := d.Settle(context.Background(), s); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +72,7 @@ func settle(t testing.TB, d *Desk, id ledger.ID, share, fee nanoton.Amount) Sett
 
 func post(t testing.TB, d *Desk) {
 	t.Helper()
-	if err := (&poster{d: d}).post(context.Background()); err != nil {
+	if err := newPoster(d).post(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -117,12 +120,12 @@ func TestInvalid(t *testing.T) {
 	}
 	const most = nanoton.Amount(1<<63 - 1)
 	for _, s := range []Settlement{
-		{testID(), workerA, 3, 1, 1},
-		{testID(), workerA, 0, 1, -1},
-		{testID(), workerA, -2, most, most},
-		{testID(), alice, 1, 1, 0},
-		{testID(), "", 1, 1, 0},
-		{testID(), "fees", 1, 0, 1},
+		charge(testID(), workerA, 3, 1, 1),
+		charge(testID(), workerA, 0, 1, -1),
+		charge(testID(), workerA, -2, most, most),
+		charge(testID(), alice, 1, 1, 0),
+		charge(testID(), "", 1, 1, 0),
+		charge(testID(), "fees", 1, 0, 1),
 	} {
 		if err := d.Settle(t.Context(), s); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%+v: %v", s, err)
@@ -258,7 +261,7 @@ func TestPostWithoutReply(t *testing.T) {
 	f := newFake()
 	f.deposit(alice, 100)
 	d := desk(t, Config{Ledger: f})
-	p := &poster{d: d}
+	p := newPoster(d)
 	settle(t, d, hold(t, d, 50), 20, 0)
 	f.persisted = true
 	if err := p.post(t.Context()); !errors.Is(err, errDown) {
@@ -394,7 +397,7 @@ func TestLeftOverIsVoided(t *testing.T) {
 		if len(d.Recovered()) != 0 || d.Stats().Open != 0 || f.balance(alice) != 45 {
 			t.Errorf("%v left, %+v, alice %v", d.Recovered(), d.Stats(), f.balance(alice))
 		}
-		if err := d.Settle(t.Context(), Settlement{second, workerA, 1, 1, 0}); !errors.Is(err, ErrConflict) {
+		if err := d.Settle(t.Context(), charge(second, workerA, 1, 1, 0)); !errors.Is(err, ErrConflict) {
 			t.Errorf("settled after it was voided: %v", err)
 		}
 		if err := d.Settle(t.Context(), s); err != nil {
@@ -439,44 +442,50 @@ func TestRefusedSettlementIsTriedAgain(t *testing.T) {
 	}
 }
 
-// The ledger has the request settled otherwise: it is not charged twice, and the difference is counted.
+// The ledger has the transfer with other content: it is not charged twice, and the difference is counted.
 func TestConflictInTheLedgerIsNotChargedTwice(t *testing.T) {
 	f := newFake()
 	f.deposit(alice, 100)
 	d := desk(t, Config{Ledger: f})
-	id := hold(t, d, 50)
-	other := transfer(alice, Settlement{id, workerB, 30, 30, 0}, time.UnixMilli(1))
+	settle(t, d, hold(t, d, 50), 20, 0)
+	p := newPoster(d)
+	p.collect()
+	other := p.pending[0].transfer
+	other.Legs = []ledger.Leg{{Account: alice, Amount: -30}, {Account: workerB, Amount: 30}}
 	if err := f.Post(t.Context(), []ledger.Transfer{other}); err != nil {
 		t.Fatal(err)
 	}
-	settle(t, d, id, 20, 0)
-	post(t, d)
+	if err := p.post(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if s := d.Stats(); s.Conflicts != 1 || s.Unposted != 0 || f.balance(alice) != 70 {
 		t.Errorf("%+v, alice %v", s, f.balance(alice))
 	}
 	hold(t, d, 70)
 }
 
-// A duplicate that comes when the request is forgotten is told apart from one that never was.
+// A request that is forgotten is unknown, as one that never was; the ledger is not asked.
 func TestForgottenRequest(t *testing.T) {
 	f := newFake()
 	f.deposit(alice, 100)
 	d := desk(t, Config{Ledger: f})
 	s := settle(t, d, hold(t, d, 50), 20, 0)
 	post(t, d)
-	d.forget(d.at(s.Request).requests[s.Request], s.Request)
-	if err := d.Settle(t.Context(), s); !errors.Is(err, ErrSettled) {
+	f.down = true
+	if err := d.Settle(t.Context(), s); err != nil {
+		t.Errorf("a duplicate: %v", err)
+	}
+	delete(d.at(s.Request).closed, s.Request)
+	if err := d.Settle(t.Context(), s); !errors.Is(err, ErrUnknown) {
 		t.Errorf("settled long ago: %v", err)
 	}
-	if err := d.Void(t.Context(), s.Request); !errors.Is(err, ErrSettled) {
-		t.Errorf("void of one settled long ago: %v", err)
-	}
-	if err := d.Void(t.Context(), testID()); !errors.Is(err, ErrUnknown) {
-		t.Errorf("never held: %v", err)
-	}
-	f.down = true
-	if err := d.Void(t.Context(), testID()); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("can't be known: %v", err)
+	for _, id := range []ledger.ID{s.Request, testID()} {
+		if err := d.Void(t.Context(), id); !errors.Is(err, ErrUnknown) {
+			t.Errorf("void of one that is not known: %v", err)
+		}
+		if _, ok := d.Lookup(id); ok {
+			t.Error("it is known")
+		}
 	}
 }
 
@@ -484,7 +493,7 @@ func TestForgottenRequest(t *testing.T) {
 func TestMemoryIsBounded(t *testing.T) {
 	f := newFake()
 	d := desk(t, Config{Ledger: f})
-	d.write = func(context.Context, []byte) error { return nil }
+	d.write = func(context.Context, ...[]byte) error { return nil }
 	for range remembered + 20_000 {
 		if err := d.Void(t.Context(), hold(t, d, 0)); err != nil {
 			t.Fatal(err)
@@ -492,7 +501,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	sum := 0
 	for i := range d.shard {
-		sum += len(d.shard[i].requests)
+		sum += len(d.shard[i].requests) + len(d.shard[i].closed)
 	}
 	if sum > remembered {
 		t.Errorf("%d requests in memory, want %d at most", sum, remembered)
@@ -506,8 +515,8 @@ func TestBrokenJournalEndsRun(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(t.Context()) }()
 	id := hold(t, d, 50)
-	d.write = func(context.Context, []byte) error { return fmt.Errorf("%w: %w", journal.ErrBroken, syscall.EIO) }
-	if err := d.Settle(t.Context(), Settlement{id, workerA, 1, 1, 0}); !errors.Is(err, syscall.EIO) {
+	d.write = func(context.Context, ...[]byte) error { return fmt.Errorf("%w: %w", journal.ErrBroken, syscall.EIO) }
+	if err := d.Settle(t.Context(), charge(id, workerA, 1, 1, 0)); !errors.Is(err, syscall.EIO) {
 		t.Errorf("got %v", err)
 	}
 	if err := <-ended; !errors.Is(err, journal.ErrBroken) {
@@ -537,20 +546,6 @@ func TestTrim(t *testing.T) {
 		}
 	}
 	_ = d.Close()
-	entries, transfers := 0, 0
-	err := Scan(dir, "", func(e Entry) error {
-		entries++
-		if e.Transfer != nil {
-			transfers++
-			if has, err := f.Has(t.Context(), e.Transfer.ID); err != nil || !has[0] || e.Transfer.Check() != nil {
-				t.Errorf("%+v is not in the ledger: %v", e.Transfer, err)
-			}
-		}
-		return nil
-	})
-	if err != nil || transfers == 0 || transfers >= entries {
-		t.Errorf("%d entries, %d transfers, %v", entries, transfers, err)
-	}
 	d = desk(t, Config{Ledger: f, Dir: dir})
 	if left := d.Recovered(); len(left) != 1 || left[0].Request != long || left[0].Ceiling != 77 {
 		t.Errorf("%+v", left)
@@ -575,7 +570,7 @@ func TestConcurrent(t *testing.T) {
 	settled := make([]int, 300)
 	for i := range settled {
 		id := testID()
-		s := Settlement{id, workerA, 10, 9, 1}
+		s := charge(id, workerA, 10, 9, 1)
 		var mu sync.Mutex
 		for n := range 4 {
 			wg.Go(func() {
@@ -616,10 +611,70 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
+// What SettleAll gives for each, and that it takes each once; strange text in a line is made plain.
+func TestSettleAll(t *testing.T) {
+	f := newFake()
+	f.deposit(alice, 100)
+	d := desk(t, Config{Ledger: f})
+	a, b := hold(t, d, 10), hold(t, d, 10)
+	one := charge(a, workerA, 9, 8, 1)
+	one.Line = Line{Key: "k", User: "ü\x00\xff" + strings.Repeat("é", ledger.UsageUserMax), Counts: [4]int64{1}}
+	two := charge(b, workerB, 0, 0, 0)
+	two.Line.Key = "free"
+	other, much := one, charge(hold(t, d, 10), workerA, 11, 11, 0)
+	other.Receipt[0] = 1
+	negative := charge(testID(), workerA, 0, 0, 0)
+	negative.Line.Counts[0] = -1
+	errs := d.SettleAll(t.Context(), []Settlement{one, much, two, one, other, charge(testID(), workerA, 1, 1, 0), negative})
+	for i, want := range []error{nil, ErrCeiling, nil, nil, ErrConflict, ErrUnknown, ErrInvalid} {
+		if !errors.Is(errs[i], want) {
+			t.Errorf("%d: %v, want %v", i, errs[i], want)
+		}
+	}
+	if h, ok := d.Lookup(much.Request); !ok || h.Ceiling != 10 {
+		t.Errorf("looked up %+v, %v", h, ok)
+	}
+	if _, ok := d.Lookup(a); ok || len(d.SettleAll(t.Context(), nil)) != 0 {
+		t.Error("a settled request is open")
+	}
+	post(t, d)
+	if f.posts != 1 || len(f.done) != 1 || f.balance(workerA) != 8 || f.balance(alice) != 91 || len(f.used) != 2 {
+		t.Errorf("%d posts, %d transfers, usage %v", f.posts, len(f.done), f.used)
+	}
+	for _, u := range f.used {
+		if u.Key == "k" && !strings.HasPrefix(u.User, "ü??éé") || u.Requests != 1 || u.Check() != nil {
+			t.Errorf("%+v", u)
+		}
+	}
+	if errs := d.SettleAll(t.Context(), []Settlement{one, other}); errs[0] != nil || !errors.Is(errs[1], ErrConflict) {
+		t.Errorf("again: %v", errs)
+	}
+}
+
+// A thousand requests of few accounts are few transfers.
+func TestOneTransferForMany(t *testing.T) {
+	f := newFake()
+	f.deposit(alice, 100_000)
+	d := desk(t, Config{Ledger: f})
+	d.write = func(context.Context, ...[]byte) error { return nil }
+	for range 1000 {
+		settle(t, d, hold(t, d, 10), 9, 1)
+	}
+	post(t, d)
+	if len(f.done) != 2 || f.balance(workerA) != 9000 || d.Stats().Unposted != 0 {
+		t.Errorf("%d transfers, %+v", len(f.done), d.Stats())
+	}
+}
+
 func FuzzRecord(f *testing.F) {
+	s := charge(ledger.ID{1}, workerA, 3, 2, 1)
+	s.Line, s.Receipt = Line{"key", "model", "user", [4]int64{1, 2, 3, 4}}, [32]byte{5}
 	f.Add(appendHold(nil, &Hold{Request: ledger.ID{1}, Account: alice, Ceiling: 5, Note: []byte("n")}))
-	f.Add(appendSettle(nil, alice, &Settlement{ledger.ID{1}, workerA, 3, 2, 1}, time.UnixMilli(5)))
+	f.Add(appendSettle(nil, alice, &s, time.UnixMilli(5), ledger.ID{}))
+	f.Add(appendSettle(nil, alice, &s, time.UnixMilli(5), ledger.ID{9}))
 	f.Add(appendVoid(nil, ledger.ID{1}))
+	f.Add(appendBatch(nil, ledger.ID{9}, time.UnixMilli(6), alice, []ledger.ID{{1}, {2}}))
+	f.Add(appendBatch(nil, ledger.ID{9}, time.UnixMilli(6), source("g1", alice), []ledger.ID{{1}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		rec, err := parseRecord(b)
 		if err != nil {
@@ -632,10 +687,12 @@ func FuzzRecord(f *testing.F) {
 		switch rec.kind {
 		case holdRecord:
 			again = appendHold(nil, &rec.hold)
-		case settleRecord:
-			again = appendSettle(nil, rec.hold.Account, &rec.settlement, rec.at)
+		case settleRecord, carriedRecord:
+			again = appendSettle(nil, rec.hold.Account, &rec.settlement, rec.at, rec.batch)
 		case voidRecord:
 			again = appendVoid(nil, rec.hold.Request)
+		case batchRecord:
+			again = appendBatch(nil, rec.batch, rec.at, rec.source, rec.requests)
 		}
 		if !slices.Equal(again, b) {
 			t.Errorf("%x reads as %x", b, again)
@@ -643,9 +700,18 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
+var cluster ledgertest.Postgres
+
 func TestMain(m *testing.M) {
 	if child() {
 		return
 	}
-	goleak.VerifyTestMain(m)
+	flag.Parse()
+	code := m.Run()
+	cluster.Stop()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }

@@ -20,8 +20,9 @@ type fake struct {
 	mu       sync.Mutex
 	balances map[ledger.Account]nanoton.Amount
 	done     map[ledger.ID]ledger.Transfer
-	dead     map[string]bool // gateways whose allotments were taken back
-	calls    int             // of anything that requests may wait for
+	used     map[ledger.UsageLine]ledger.UsageLine // by itself without its numbers
+	dead     map[string]bool                       // gateways whose allotments were taken back
+	calls    int                                   // of anything that requests may wait for
 	posts    int
 
 	down      bool // everything fails
@@ -31,8 +32,8 @@ type fake struct {
 
 func newFake() *fake {
 	return &fake{
-		balances: map[ledger.Account]nanoton.Amount{},
-		done:     map[ledger.ID]ledger.Transfer{}, dead: map[string]bool{},
+		balances: map[ledger.Account]nanoton.Amount{}, used: map[ledger.UsageLine]ledger.UsageLine{},
+		done: map[ledger.ID]ledger.Transfer{}, dead: map[string]bool{},
 	}
 }
 
@@ -64,6 +65,7 @@ func (f *fake) Post(_ context.Context, transfers []ledger.Transfer) error {
 	defer leave()
 	f.posts++
 	was, wasDone := maps.Clone(f.balances), maps.Clone(f.done)
+	var used []ledger.UsageLine
 	for _, t := range transfers {
 		err := t.Check()
 		if old, ok := f.done[t.ID]; ok && err == nil {
@@ -79,16 +81,32 @@ func (f *fake) Post(_ context.Context, transfers []ledger.Transfer) error {
 			}
 		}
 		f.done[t.ID] = t
+		used = append(used, t.Usage...)
 		if err != nil {
 			f.balances, f.done = was, wasDone
 			return err
 		}
+	}
+	for _, u := range used {
+		count(f.used, u)
 	}
 	if f.persisted {
 		f.persisted = false
 		return errDown
 	}
 	return nil
+}
+
+// count adds to a sum.
+func count(used map[ledger.UsageLine]ledger.UsageLine, u ledger.UsageLine) {
+	k := ledger.UsageLine{Day: u.Day, Customer: u.Customer, Key: u.Key, Item: u.Item, User: u.User}
+	sum := used[k]
+	u.Requests += sum.Requests
+	u.Cost += sum.Cost
+	for i := range u.Counts {
+		u.Counts[i] += sum.Counts[i]
+	}
+	used[k] = u
 }
 
 func (f *fake) Balance(_ context.Context, a ledger.Account) (nanoton.Amount, error) {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +24,7 @@ const (
 func (d *Desk) Run(ctx context.Context) error {
 	running, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := &poster{d: d}
+	p := newPoster(d)
 	var wg sync.WaitGroup
 	wg.Go(func() { p.run(running) })
 	wg.Go(func() { d.keep(running) })
@@ -42,7 +40,7 @@ func (d *Desk) Run(ctx context.Context) error {
 	defer done()
 	p.again()
 	if failed := p.post(flush); failed != nil {
-		d.log.Error("the rest of the journal is posted after the next start", "error", failed, "pending", len(p.pending))
+		d.log.Error("the rest of the journal is posted after the next start", "error", failed, "unposted", d.unposted.Load())
 	} else {
 		d.giveBack(flush, 0)
 	}
@@ -53,7 +51,7 @@ func (d *Desk) Run(ctx context.Context) error {
 func (d *Desk) keep(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	var beat, reclaimed time.Time
+	var beat, reclaimed, pruned time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -77,6 +75,10 @@ func (d *Desk) keep(ctx context.Context) {
 		d.giveBack(ctx, idleAfter)
 		if err := d.trim(ctx); err != nil && ctx.Err() == nil {
 			d.log.Error("trimming the journal failed, trying again", "error", err)
+		}
+		if time.Since(pruned) >= pruneEvery {
+			d.prune()
+			pruned = time.Now()
 		}
 	}
 }
@@ -234,75 +236,5 @@ func (d *Desk) giveBackOne(ctx context.Context, a *account, idle time.Duration) 
 	a.gone = true
 	a.mu.Unlock()
 	d.accounts.Delete(a.name)
-	return nil
-}
-
-// trim shortens a journal that is large: it writes again what is open or not posted, and drops the segments before.
-//
-// A request that is in memory before the mark is read, or comes into it later, has its record written again here or for
-// the first time after the mark. Its lock keeps the order: nothing of it is written meanwhile.
-func (d *Desk) trim(ctx context.Context) error {
-	if d.journal.Size() < d.trimAt {
-		return nil
-	}
-	mark := d.journal.Last()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var failed error
-	room := make(chan struct{}, carriedOnce)
-	for i := range d.shard {
-		for _, r := range d.shard[i].all() {
-			if !r.alive() {
-				continue
-			}
-			room <- struct{}{}
-			wg.Go(func() {
-				defer func() { <-room }()
-				if err := d.carry(ctx, r); err != nil {
-					mu.Lock()
-					defer mu.Unlock()
-					failed = err
-				}
-			})
-		}
-	}
-	wg.Wait()
-	if failed != nil {
-		return failed
-	}
-	if err := d.journal.Trim(mark); err != nil {
-		return err
-	}
-	d.trimAt = max(d.trimAt, 2*d.journal.Size()) // much may be open: do not do it over and over
-	if d.journal.Size() < journalMax/2 {
-		d.trimAt = min(d.trimAt, journalMax)
-	}
-	return nil
-}
-
-// all returns the requests of a shard.
-func (sh *shard) all() []*request {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return slices.Collect(maps.Values(sh.requests))
-}
-
-// alive says whether a request is open or not posted.
-func (r *request) alive() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.state == open || r.state == settled
-}
-
-// carry writes a request's last record again.
-func (d *Desk) carry(ctx context.Context, r *request) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch r.state {
-	case open:
-		return d.append(ctx, appendHold(nil, &r.hold))
-	case settled:
-		return d.append(ctx, appendSettle(nil, r.account.name, &r.settlement, r.at))
-	}
 	return nil
 }

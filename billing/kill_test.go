@@ -38,7 +38,7 @@ func child() bool {
 
 func serve(dir string) error {
 	ctx := context.Background()
-	l, err := ledger.Open(ctx, "sqlite:"+filepath.Join(dir, "ledger.db"))
+	l, err := ledger.Open(ctx, os.Getenv("COCOON_DESK_LEDGER"))
 	if err != nil {
 		return err
 	}
@@ -49,10 +49,13 @@ func serve(dir string) error {
 		return err
 	}
 	d.trimAt = 16_384
-	go (&poster{d: d}).run(ctx)
+	go newPoster(d).run(ctx)
 	go func() { // as the keeper does, but all the time: it dies there too
-		for {
+		for beat := 0; ; beat++ {
 			time.Sleep(5 * time.Millisecond)
+			if c.Gateway != "" && beat%1000 == 0 {
+				d.heartbeat(ctx)
+			}
 			if err := d.trim(ctx); err != nil {
 				fmt.Println("error", err)
 			}
@@ -76,7 +79,13 @@ func serve(dir string) error {
 			for {
 				id := testID()
 				a := ledger.Account(fmt.Sprintf("customer:c%d", id[1]%4))
-				if err := d.Hold(ctx, Hold{Request: id, Account: a, Ceiling: 100}); err != nil {
+				err := d.Hold(ctx, Hold{Request: id, Account: a, Ceiling: 100})
+				if errors.Is(err, ErrFunds) || errors.Is(err, ErrElsewhere) || errors.Is(err, ErrUnavailable) {
+					fmt.Println("poor", id)
+					time.Sleep(5 * time.Millisecond)
+					continue
+				}
+				if err != nil {
 					fmt.Println("error", err)
 					return
 				}
@@ -92,7 +101,16 @@ func serve(dir string) error {
 // costOf is what a request costs: the same whoever settles it.
 func costOf(id ledger.ID) Settlement {
 	n := nanoton.Amount(id[0] % 100)
-	return Settlement{id, workerA, n + 1, n, 1}
+	s := charge(id, workerA, n+1, n, 1)
+	if id[3]%2 == 0 {
+		s.Worker = workerB
+	}
+	if id[3]%3 == 0 {
+		s.Cost, s.Share, s.Fee = 0, 0, 0 // counted, and free
+	}
+	s.Line = Line{Key: "key", User: fmt.Sprint(id[4] % 5), Counts: [4]int64{1, 2, 3, 4}}
+	s.Receipt = [32]byte(id)
+	return s
 }
 
 // finish settles or voids a request and says so.
@@ -101,7 +119,7 @@ func finish(d *Desk, id ledger.ID) {
 	if id[2]%4 == 0 {
 		what, err = "voided", d.Void(context.Background(), id)
 	} else {
-		err = d.Settle(context.Background(), costOf(id))
+		err = errors.Join(d.SettleAll(context.Background(), []Settlement{costOf(id), costOf(id)})...)
 	}
 	if err != nil {
 		what = "error " + err.Error()
@@ -119,131 +137,213 @@ func TestKill(t *testing.T) {
 	}
 }
 
-func killLoop(t *testing.T, gateway string, times int) {
-	dir := t.TempDir()
-	url := "sqlite:" + filepath.Join(dir, "ledger.db")
-	l, err := ledger.Open(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
+// deposit gives four customers money.
+func deposit(t *testing.T, l *ledger.Ledger, each nanoton.Amount) {
 	for i := range 4 {
 		a := ledger.Account(fmt.Sprintf("customer:c%d", i))
-		legs := []ledger.Leg{{Account: "test", Amount: -rich}, {Account: a, Amount: rich}}
+		legs := []ledger.Leg{{Account: "test", Amount: -each}, {Account: a, Amount: each}}
 		tr := ledger.Transfer{ID: testID(), Kind: "deposit", At: time.Now(), Legs: legs}
 		if err := l.Post(t.Context(), []ledger.Transfer{tr}); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// desks are child processes that are killed, one for each gateway.
+type desks struct {
+	t    *testing.T
+	url  string
+	mu   sync.Mutex
+	said map[string]string // by request: held, settled, voided; guarded by mu
+}
+
+// once runs a gateway in a folder until it has said that many lines more, and kills it.
+func (c *desks) once(dir, gateway string, lines int) {
+	t := c.t
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "COCOON_DESK_CHILD="+dir, "COCOON_DESK_GATEWAY="+gateway, "COCOON_DESK_LEDGER="+c.url)
+	var complaints strings.Builder // of the race detector, and panics
+	cmd.Stderr = &complaints
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if err := cmd.Start(); err != nil {
+		t.Error(err)
+		return
+	}
+	scanner := bufio.NewScanner(out)
+	for n := 0; scanner.Scan(); n++ {
+		what, id, _ := strings.Cut(scanner.Text(), " ")
+		if what == "error" {
+			t.Error(scanner.Text())
+		}
+		c.mu.Lock()
+		if len(id) == 64 && what != "poor" && (what != "held" || c.said[id] == "") { // the last line may be cut
+			c.said[id] = what
+		}
+		c.mu.Unlock()
+		if n == lines {
+			_ = cmd.Process.Kill() // and read what it said before
+		}
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if complaints.Len() > 0 {
+		t.Error(complaints.String())
+	}
+}
+
+func killLoop(t *testing.T, gateway string, times int) {
+	dir := t.TempDir()
+	c := &desks{t: t, url: "sqlite:" + filepath.Join(dir, "ledger.db"), said: map[string]string{}}
+	l, err := ledger.Open(t.Context(), c.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deposit(t, l, rich)
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	said := map[string]string{} // by request: held, settled, voided
 	for range times {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "COCOON_DESK_CHILD="+dir, "COCOON_DESK_GATEWAY="+gateway)
-		var complaints strings.Builder // of the race detector, and panics
-		cmd.Stderr = &complaints
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
-		for n, stop := 0, 1+rand.IntN(300); lines.Scan(); n++ {
-			what, id, _ := strings.Cut(lines.Text(), " ")
-			if what == "error" {
-				t.Error(lines.Text())
-			}
-			if len(id) == 64 && (what != "held" || said[id] == "") { // the last line may be cut
-				said[id] = what
-			}
-			if n == stop {
-				_ = cmd.Process.Kill() // and read what it said before
-			}
-		}
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if complaints.Len() > 0 {
-			t.Fatal(complaints.String())
-		}
+		c.once(dir, gateway, 1+rand.IntN(300))
 	}
-	if len(said) < 10*times {
-		t.Errorf("only %d requests", len(said))
+	if len(c.said) < 10*times {
+		t.Errorf("only %d requests", len(c.said))
 	}
-	compare(t, dir, url, gateway, said)
+	c.compare(4*rich, map[string]string{gateway: dir})
 }
 
-// compare opens everything once more, voids what is left and compares the ledger with what the children said.
-func compare(t *testing.T, dir, url, gateway string, said map[string]string) {
-	l, err := ledger.Open(t.Context(), url)
+// Two and three gateways on one PostgreSQL, all of which die and come back under load, until the customers have spent
+// nearly all: nobody spends more than there is, and all that was settled is paid once.
+func TestKillOfManyOnPostgres(t *testing.T) {
+	for _, n := range []int{2, 3} {
+		t.Run(fmt.Sprint(n, " gateways"), func(t *testing.T) {
+			c := &desks{t: t, url: cluster.Schema(t), said: map[string]string{}}
+			l, err := ledger.Open(t.Context(), c.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			const each = nanoton.Amount(5_000)
+			deposit(t, l, each)
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			dirs := map[string]string{}
+			var wg sync.WaitGroup
+			for i := range n {
+				gateway, dir := fmt.Sprint("g", i), t.TempDir()
+				dirs[gateway] = dir
+				wg.Go(func() {
+					for range max(2, *kills/8) {
+						c.once(dir, gateway, 1+rand.IntN(200))
+					}
+				})
+			}
+			wg.Wait()
+			c.compare(4*each, dirs)
+		})
+	}
+}
+
+// compare opens every gateway once more, voids what is left and compares journals and ledger with what the children said.
+func (c *desks) compare(money nanoton.Amount, dirs map[string]string) {
+	t := c.t
+	l, err := ledger.Open(t.Context(), c.url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	d, err := Open(t.Context(), Config{Ledger: l, Dir: filepath.Join(dir, "journal"), Gateway: gateway})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = d.Close() }()
-	for _, r := range d.Recovered() {
-		if what := said[r.Request.String()]; what == "settled" || what == "voided" {
-			t.Errorf("%s was %s and is open", r.Request, what)
-		}
-		delete(said, r.Request.String())
-		if err := d.Void(t.Context(), r.Request); err != nil {
-			t.Error(err)
-		}
-	}
-	stop := run(t, d)
-	stop()
-	if s := d.Stats(); s.Open != 0 || s.Unposted != 0 || s.Conflicts != 0 {
-		t.Errorf("left over: %+v", s)
-	}
 	charged := map[string]bool{}
-	var shares, costs nanoton.Amount
-	err = l.Each(t.Context(), "fees", time.Time{}, func(tr ledger.Transfer) error {
-		var id ledger.ID
-		if err := id.UnmarshalText([]byte(tr.Ref)); err != nil {
-			return err
-		}
-		if want := costOf(id); charged[tr.Ref] || tr.Legs[0].Amount != -want.Cost || said[tr.Ref] == "voided" {
-			t.Errorf("%s was %s, charged before %v, now %+v", tr.Ref, said[tr.Ref], charged[tr.Ref], tr.Legs)
-		}
-		charged[tr.Ref] = true
-		shares, costs = shares+costOf(id).Share, costs+costOf(id).Cost
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+	costs := nanoton.Amount(0)
+	for gateway, dir := range dirs {
+		c.settleRest(l, gateway, dir)
+		costs += c.audit(l, gateway, dir, charged)
 	}
-	for id, what := range said {
+	for id, what := range c.said {
 		if what == "settled" && !charged[id] {
 			t.Errorf("%s was settled and is not in the ledger", id)
 		}
 	}
-	worker, _ := l.Balance(t.Context(), workerA)
-	fees, _ := l.Balance(t.Context(), "fees")
-	customers, _ := l.Balances(t.Context(), "customer:")
-	left := nanoton.Amount(0)
-	for _, n := range customers {
-		left += n
+	used, cost := int64(0), nanoton.Amount(0)
+	err = l.Usage(t.Context(), ledger.UsageQuery{Key: "key"}, func(u ledger.UsageLine) error {
+		used += u.Requests
+		cost += u.Cost
+		return nil
+	})
+	if err != nil || used != int64(len(charged)) || costs != cost {
+		t.Errorf("usage of %d requests, want %d; cost %v, want %v; %v", used, len(charged), cost, costs, err)
 	}
-	if worker != shares || fees != costs-shares || left != 4*rich-costs {
-		t.Errorf("worker %v, want %v; fees %v, want %v; customers %v, want %v",
-			worker, shares, fees, costs-shares, left, 4*rich-costs)
+	all, err := l.Balances(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := nanoton.Amount(0)
+	for name, n := range all {
+		if name.Kind() == "customer" || name.Kind() == "allotment" {
+			left += n
+		}
+	}
+	if paid := all[workerA] + all[workerB] + all["fees"]; paid != costs || left != money-costs {
+		t.Errorf("paid %v, customers have %v, want %v and %v", paid, left, costs, money-costs)
 	}
 	if report, err := l.Audit(t.Context()); err != nil || !report.OK() {
 		t.Errorf("audit: %+v %v", report, err)
 	}
-	t.Logf("%d requests, %d settled", len(said), len(charged))
+	t.Logf("%d requests, %d settled, %v of %v spent", len(c.said), len(charged), costs, money)
+}
+
+// settleRest opens a gateway's Desk, voids what is left and posts the rest.
+func (c *desks) settleRest(l *ledger.Ledger, gateway, dir string) {
+	d, err := Open(c.t.Context(), Config{Ledger: l, Dir: filepath.Join(dir, "journal"), Gateway: gateway})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	for _, r := range d.Recovered() {
+		if what := c.said[r.Request.String()]; what == "settled" || what == "voided" {
+			c.t.Errorf("%s was %s and is open", r.Request, what)
+		}
+		delete(c.said, r.Request.String())
+		if err := d.Void(c.t.Context(), r.Request); err != nil {
+			c.t.Error(err)
+		}
+	}
+	run(c.t, d)()
+	if s := d.Stats(); s.Open != 0 || s.Unposted != 0 || s.Conflicts != 0 {
+		c.t.Errorf("left over: %+v", s)
+	}
+}
+
+// audit compares a gateway's journal with the ledger, notes which requests were charged, and gives what they cost.
+func (c *desks) audit(l *ledger.Ledger, gateway, dir string, charged map[string]bool) nanoton.Amount {
+	had := len(charged)
+	report, err := Audit(c.t.Context(), l, AuditConfig{
+		Dir: filepath.Join(dir, "journal"), Gateway: gateway, Check: func(h Hold, s Settlement) error {
+			id := s.Request.String()
+			if s != costOf(s.Request) || c.said[id] == "voided" || h.Ceiling != 100 {
+				return fmt.Errorf("was %s, now %+v of %+v", c.said[id], s, h)
+			}
+			charged[id] = true
+			return nil
+		},
+	})
+	if err != nil || !report.OK() || report.Open+report.Unbatched+report.Pending+report.Unheld+report.Incomplete != 0 ||
+		report.Settled != len(charged)-had || report.Holds != report.Settled+report.Voided {
+		c.t.Errorf("audit of gateway %q: %+v %v", gateway, report, err)
+	}
+	return report.Cost
 }
 
 // Three gateways on one ledger spend the same few accounts until they are empty; one dies on the way and comes back
 // after its allotments were taken. Nobody overspends, and everything that was settled is paid.
 func TestThreeGateways(t *testing.T) {
-	url := "sqlite:" + filepath.Join(t.TempDir(), "ledger.db")
+	t.Run("sqlite", func(t *testing.T) { threeGateways(t, "sqlite:"+filepath.Join(t.TempDir(), "ledger.db")) })
+	t.Run("postgres", func(t *testing.T) { threeGateways(t, cluster.Schema(t)) })
+}
+
+func threeGateways(t *testing.T, url string) {
 	l, err := ledger.Open(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -274,7 +374,7 @@ func TestThreeGateways(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if err := d.Settle(t.Context(), Settlement{h.Request, workerA, 50, 45, 5}); err != nil {
+			if err := d.Settle(t.Context(), charge(h.Request, workerA, 50, 45, 5)); err != nil {
 				t.Error(err)
 			}
 			mu.Lock()

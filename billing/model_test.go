@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +30,14 @@ func ram() string {
 		return "/dev/shm"
 	}
 	return ""
+}
+
+// isVoided is a state of the oracle's.
+const isVoided = gone + 1
+
+// charge is a settlement without what only describes it.
+func charge(id ledger.ID, worker ledger.Account, cost, share, fee nanoton.Amount) Settlement {
+	return Settlement{Request: id, Worker: worker, Cost: cost, Share: share, Fee: fee}
 }
 
 // truth is what a request is, by the oracle.
@@ -61,9 +71,13 @@ func (m *machine) open(t *rapid.T, i int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real := d.write
-	d.write = func(ctx context.Context, record []byte) error {
+	real, broken := d.write, false // a journal that broke takes nothing until it is opened again
+	d.write = func(ctx context.Context, records ...[]byte) error {
 		fault := m.fault[i]
+		if broken {
+			return journal.ErrBroken
+		}
+		broken = fault != "" && fault != "fails"
 		if fault != "" { // trimming writes concurrently, without faults
 			m.fault[i] = ""
 		}
@@ -73,11 +87,11 @@ func (m *machine) open(t *rapid.T, i int) {
 		case "fails for good", "killed before":
 			return fmt.Errorf("%w: %w", journal.ErrBroken, syscall.EIO)
 		case "fails but persisted", "killed after":
-			return errors.Join(real(ctx, record), fmt.Errorf("%w: %w", journal.ErrBroken, syscall.EIO))
+			return errors.Join(real(ctx, records...), fmt.Errorf("%w: %w", journal.ErrBroken, syscall.EIO))
 		}
-		return real(ctx, record)
+		return real(ctx, records...)
 	}
-	m.desks[i], m.posters[i] = d, &poster{d: d}
+	m.desks[i], m.posters[i] = d, newPoster(d)
 }
 
 // reopen is a crash: memory is gone.
@@ -173,27 +187,61 @@ func (m *machine) hold(t *rapid.T) {
 	}
 }
 
-func (m *machine) settle(t *rapid.T) {
-	id := m.pick(t)
+// settlement draws one, or the same again.
+func (m *machine) settlement(t *rapid.T, id ledger.ID) Settlement {
 	r := m.requests[id]
 	share := nanoton.Amount(rapid.IntRange(0, 30).Draw(t, "share"))
 	fee := nanoton.Amount(rapid.IntRange(0, 3).Draw(t, "fee"))
-	s := Settlement{id, rapid.SampledFrom([]ledger.Account{workerA, workerB}).Draw(t, "worker"), share + fee, share, fee}
+	s := charge(id, rapid.SampledFrom([]ledger.Account{workerA, workerB}).Draw(t, "worker"), share+fee, share, fee)
+	if rapid.Bool().Draw(t, "counted") {
+		s.Line = Line{Key: "key", User: rapid.SampledFrom([]string{"", "u", "v"}).Draw(t, "user"), Counts: [4]int64{1, 2, 3, 4}}
+	}
 	if r.state == settled && rapid.Bool().Draw(t, "again") {
 		s = r.settlement
 	}
-	fault := m.fault[r.gateway]
+	return s
+}
+
+func (m *machine) settle(t *rapid.T) {
+	id := m.pick(t)
+	s, fault := m.settlement(t, id), m.fault[m.requests[id].gateway]
 	gone, cancel := context.WithCancel(context.Background())
 	cancel() // the client's end must not stop it
-	err := m.desks[r.gateway].Settle(gone, s)
+	err := m.desks[m.requests[id].gateway].Settle(gone, s)
+	m.settledWith(t, s, err, m.had(t, m.requests[id].gateway, fault, err), fault)
+}
+
+// settleAll settles several, some of them twice.
+func (m *machine) settleAll(t *rapid.T) {
+	i := rapid.IntRange(0, len(m.desks)-1).Draw(t, "gateway")
+	var all []Settlement
+	for range rapid.IntRange(0, 5).Draw(t, "settlements") {
+		id := m.pick(t)
+		twice := slices.ContainsFunc(all, func(s Settlement) bool { return s.Request == id })
+		if m.requests[id].gateway == i && (!twice || m.fault[i] == "") { // the errors after a fault are those of an open one
+			all = append(all, m.settlement(t, id))
+		}
+	}
+	fault := m.fault[i]
+	errs := m.desks[i].SettleAll(context.Background(), all)
+	had := m.had(t, i, fault, errors.Join(errs...))
+	for n, err := range errs {
+		effect := err == nil || had && errors.Is(err, journal.ErrBroken)
+		m.settledWith(t, all[n], err, effect, fault)
+	}
+}
+
+// settledWith takes the outcome of a settlement.
+func (m *machine) settledWith(t *rapid.T, s Settlement, err error, effect bool, fault string) {
+	r := m.requests[s.Request]
 	switch {
-	case r.state > open && m.forgotten(r, err):
+	case r.state > open && m.forgotten(err):
 	case r.state == settled && s == r.settlement:
 		if err != nil {
 			t.Fatalf("the same settlement again: %v", err)
 		}
 	case r.state == fresh:
-		if !errors.Is(err, ErrUnknown) && !(m.f.down && errors.Is(err, ErrUnavailable)) {
+		if !errors.Is(err, ErrUnknown) {
 			t.Fatalf("no hold: %v", err)
 		}
 	case r.state != open:
@@ -204,7 +252,7 @@ func (m *machine) settle(t *rapid.T) {
 		if !errors.Is(err, ErrCeiling) {
 			t.Fatalf("above the ceiling: %v", err)
 		}
-	case m.had(t, r.gateway, fault, err):
+	case effect:
 		r.state, r.settlement = settled, s
 	case fault == "":
 		t.Fatal(err)
@@ -212,11 +260,7 @@ func (m *machine) settle(t *rapid.T) {
 }
 
 // forgotten says whether an error tells of a closed request that the Desk does not remember.
-func (m *machine) forgotten(r *truth, err error) bool {
-	charged := r.state == settled && r.settlement.Cost > 0
-	return m.forgot && (errors.Is(err, ErrSettled) && charged || errors.Is(err, ErrUnknown) && !charged ||
-		errors.Is(err, ErrUnavailable) && m.f.down)
-}
+func (m *machine) forgotten(err error) bool { return m.forgot && errors.Is(err, ErrUnknown) }
 
 func (m *machine) void(t *rapid.T) {
 	id := m.pick(t)
@@ -224,12 +268,12 @@ func (m *machine) void(t *rapid.T) {
 	fault := m.fault[r.gateway]
 	err := m.desks[r.gateway].Void(context.Background(), id)
 	switch {
-	case r.state > open && m.forgotten(r, err):
-	case r.state == voided && err == nil:
-	case r.state == fresh && (errors.Is(err, ErrUnknown) || m.f.down && errors.Is(err, ErrUnavailable)):
+	case r.state > open && m.forgotten(err):
+	case r.state == isVoided && err == nil:
+	case r.state == fresh && errors.Is(err, ErrUnknown):
 	case r.state == settled && errors.Is(err, ErrConflict):
 	case r.state == open && m.had(t, r.gateway, fault, err):
-		r.state = voided
+		r.state = isVoided
 	case fault == "" || r.state != open:
 		t.Fatalf("void of a request in state %d: %v", r.state, err)
 	}
@@ -238,7 +282,10 @@ func (m *machine) void(t *rapid.T) {
 func (m *machine) post(t *rapid.T) {
 	i := rapid.IntRange(0, len(m.desks)-1).Draw(t, "gateway")
 	m.posters[i].again()
-	if err := m.posters[i].post(context.Background()); err != nil && !errors.Is(err, errDown) {
+	fault := m.fault[i]
+	err := m.posters[i].post(context.Background())
+	m.had(t, i, fault, err)
+	if err != nil && !errors.Is(err, errDown) && fault == "" {
 		t.Fatal(err)
 	}
 }
@@ -256,9 +303,12 @@ func (m *machine) check(t *rapid.T) {
 	}
 	for i, d := range m.desks {
 		count := 0
-		for _, r := range m.requests {
+		for id, r := range m.requests {
 			if r.gateway == i && r.state == open {
 				count++
+			}
+			if h, ok := d.Lookup(id); r.gateway == i && (ok != (r.state == open) || ok && h.Ceiling != r.hold.Ceiling) {
+				t.Fatalf("request %s in state %d is looked up as %v %v", id, r.state, h, ok)
 			}
 		}
 		if got := d.Stats().Open; got != count {
@@ -303,7 +353,7 @@ func (m *machine) finish(t *rapid.T) {
 				t.Fatalf("a hold is not reported: %+v", h)
 			}
 			delete(left, id)
-			r.state = voided
+			r.state = isVoided
 		}
 		if len(left) != 0 {
 			t.Fatalf("holds that nobody asked for: %v", left)
@@ -332,12 +382,27 @@ func (m *machine) finish(t *rapid.T) {
 		want[a] += n
 		want["chain"] -= n
 	}
+	used := map[ledger.UsageLine]ledger.UsageLine{}
 	for _, r := range m.requests {
+		if l := r.settlement.Line; r.state == settled && l != (Line{}) {
+			count(used, ledger.UsageLine{
+				Customer: r.hold.Account, Key: l.Key, User: l.User, Requests: 1, Counts: l.Counts,
+				Cost: r.settlement.Cost,
+			})
+		}
 		if r.state == settled {
 			want[r.hold.Account] -= r.settlement.Cost
 			want[r.settlement.Worker] += r.settlement.Share
 			want["fees"] += r.settlement.Fee
 		}
+	}
+	got := map[ledger.UsageLine]ledger.UsageLine{}
+	for _, u := range m.f.used {
+		u.Day = "" // the test may run over midnight
+		count(got, u)
+	}
+	if !maps.Equal(got, used) {
+		t.Fatalf("usage is %v, want %v", got, used)
 	}
 	for a, n := range m.f.balances {
 		if a.Kind() != "allotment" && n != want[a] {
@@ -371,6 +436,7 @@ func runModel(t *rapid.T, gateways []string) {
 	gateway := rapid.IntRange(0, len(gateways)-1)
 	t.Repeat(map[string]func(*rapid.T){
 		"hold": m.hold, "hold again": m.hold, "settle": m.settle, "settle again": m.settle, "void": m.void,
+		"settle all": m.settleAll, "settle all again": m.settleAll,
 		"post": m.post, "post again": m.post,
 		"crash": func(t *rapid.T) { m.reopen(t, gateway.Draw(t, "gateway")) },
 		"fault": func(t *rapid.T) { m.fault[gateway.Draw(t, "gateway")] = rapid.SampledFrom(faults).Draw(t, "fault") },

@@ -1,83 +1,43 @@
 package billing
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
 
-	"cocoon/billing/journal"
 	"cocoon/billing/ledger"
 	"cocoon/internal/nanoton"
 )
 
 // The kinds of journal records. Integers are big-endian, texts have their length before them.
 const (
-	holdRecord   = 'H' // request[32] ceiling[8] account note
-	settleRecord = 'S' // request[32] cost[8] share[8] fee[8] unix_ms[8] account worker
-	voidRecord   = 'V' // request[32]
+	holdRecord    = 'H' // request[32] ceiling[8] account note
+	settleRecord  = 'S' // request[32] cost share fee unix_ms[8 each] receipt[32] counts[32] account worker key item user
+	carriedRecord = 'C' // batch[32] and a settlement: one that is in that batch already, written again
+	voidRecord    = 'V' // request[32]
+	batchRecord   = 'B' // batch[32] unix_ms[8] source requests[32 each]
+)
+
+// Bytes of records without their texts.
+const (
+	settleFixed = 1 + 2*32 + 4*8 + 32 + 4*8 + 5*2 // of a carried one
+	voidSize    = 1 + 32
+	batchFixed  = 1 + 32 + 8 + 2
 )
 
 // errRecord says that a journal record is none of the Desk's.
 var errRecord = errors.New("billing: not a record of the journal")
 
-// Entry is one record of a Desk's journal. A record may come more than once.
-type Entry struct {
-	Request  ledger.ID
-	Hold     *Hold            // set for a hold
-	Transfer *ledger.Transfer // set for a settlement that moves money: what the ledger must have, sooner or later
-	Void     bool             // set for a void
-}
-
-// Scan gives f the records of the journal in a folder, oldest first, and changes nothing: for an audit beside a running
-// Desk. The oldest settlements are already gone. The gateway is that of Config.
-func Scan(dir, gateway string, f func(Entry) error) error {
-	return journal.Scan(dir, func(seq uint64, b []byte) error {
-		rec, err := parseRecord(b)
-		if err != nil {
-			return fmt.Errorf("record %d: %w", seq, err)
-		}
-		e := Entry{Request: rec.hold.Request, Void: rec.kind == voidRecord}
-		switch {
-		case rec.kind == holdRecord:
-			e.Hold = &rec.hold
-		case rec.kind == settleRecord && rec.settlement.Cost > 0:
-			t := transfer(source(gateway, rec.hold.Account), rec.settlement, rec.at)
-			e.Transfer = &t
-		}
-		return f(e)
-	})
-}
-
-// TransferID returns the ID of the transfer of a kind for a request; "settle" is the only kind that the Desk posts.
-func TransferID(kind string, request ledger.ID) ledger.ID {
-	b := append(make([]byte, 0, 96), "cocoon/transfer/v1\x00"...)
-	b = append(append(b, kind...), 0)
-	return sha256.Sum256(append(b, request[:]...))
-}
-
-const kindSettle = "settle"
-
-// transfer is a settlement as the ledger gets it.
-func transfer(source ledger.Account, s Settlement, at time.Time) ledger.Transfer {
-	legs := append(make([]ledger.Leg, 0, 3), ledger.Leg{Account: source, Amount: -s.Cost})
-	if s.Share != 0 {
-		legs = append(legs, ledger.Leg{Account: s.Worker, Amount: s.Share})
-	}
-	if s.Fee != 0 {
-		legs = append(legs, ledger.Leg{Account: "fees", Amount: s.Fee})
-	}
-	id := TransferID(kindSettle, s.Request)
-	return ledger.Transfer{ID: id, Kind: kindSettle, At: at, Ref: s.Request.String(), Legs: legs}
-}
-
-// record is a parsed journal record: a hold's fields are those of its kind.
+// record is a journal record.
 type record struct {
 	kind       byte
-	hold       Hold // of a settlement and a void: only Request, and Account of a settlement
+	hold       Hold           // Request of all but a batch, and Account of all but a void
+	source     ledger.Account // of a batch: what it is posted from
 	settlement Settlement
-	at         time.Time // of a settlement
+	at         time.Time   // of a settlement or a batch
+	batch      ledger.ID   // of a batch or a carried settlement
+	requests   []ledger.ID // of a batch
 }
 
 func appendHold(b []byte, h *Hold) []byte {
@@ -87,17 +47,44 @@ func appendHold(b []byte, h *Hold) []byte {
 	return appendText(b, string(h.Note))
 }
 
-func appendSettle(b []byte, account ledger.Account, s *Settlement, at time.Time) []byte {
-	b = append(append(b, settleRecord), s.Request[:]...)
+func settleSize(account ledger.Account, s *Settlement) int {
+	return settleFixed + len(account) + len(s.Worker) + len(s.Line.Key) + len(s.Line.Item) + len(s.Line.User)
+}
+
+// appendSettle appends a settlement, as a carried one if it is in a batch.
+func appendSettle(b []byte, account ledger.Account, s *Settlement, at time.Time, batch ledger.ID) []byte {
+	if batch == (ledger.ID{}) {
+		b = append(b, settleRecord)
+	} else {
+		b = append(append(b, carriedRecord), batch[:]...)
+	}
+	b = append(b, s.Request[:]...)
 	for _, n := range [...]int64{int64(s.Cost), int64(s.Share), int64(s.Fee), at.UnixMilli()} {
 		b = binary.BigEndian.AppendUint64(b, uint64(n))
 	}
+	b = append(b, s.Receipt[:]...)
+	for _, n := range s.Line.Counts {
+		b = binary.BigEndian.AppendUint64(b, uint64(n))
+	}
 	b = appendText(b, string(account))
-	return appendText(b, string(s.Worker))
+	b = appendText(b, string(s.Worker))
+	b = appendText(b, s.Line.Key)
+	b = appendText(b, s.Line.Item)
+	return appendText(b, s.Line.User)
 }
 
 func appendVoid(b []byte, request ledger.ID) []byte {
 	return append(append(b, voidRecord), request[:]...)
+}
+
+func appendBatch(b []byte, id ledger.ID, at time.Time, source ledger.Account, requests []ledger.ID) []byte {
+	b = append(append(b, batchRecord), id[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(at.UnixMilli()))
+	b = appendText(b, string(source))
+	for i := range requests {
+		b = append(b, requests[i][:]...)
+	}
+	return b
 }
 
 func appendText(b []byte, s string) []byte {
@@ -110,25 +97,26 @@ func parseRecord(b []byte) (rec record, err error) {
 	if len(b) > 0 {
 		rec.kind, r.rest = b[0], b[1:]
 	}
-	copy(rec.hold.Request[:], r.take(len(rec.hold.Request)))
 	switch rec.kind {
 	case holdRecord:
+		rec.hold.Request = r.id()
 		rec.hold.Ceiling = nanoton.Amount(r.int())
 		rec.hold.Account = ledger.Account(r.text())
 		if note := r.text(); note != "" {
 			rec.hold.Note = []byte(note)
 		}
 		err = rec.hold.check()
-	case settleRecord:
-		s := &rec.settlement
-		s.Request = rec.hold.Request
-		s.Cost, s.Share, s.Fee = nanoton.Amount(r.int()), nanoton.Amount(r.int()), nanoton.Amount(r.int())
-		rec.at = time.UnixMilli(r.int()).UTC()
-		rec.hold.Account, s.Worker = ledger.Account(r.text()), ledger.Account(r.text())
-		if err = rec.hold.check(); err == nil {
-			err = s.check()
+	case carriedRecord, settleRecord:
+		if rec.kind == carriedRecord {
+			if rec.batch = r.id(); rec.batch == (ledger.ID{}) {
+				err = fmt.Errorf("%w: no batch", ErrInvalid)
+			}
 		}
+		err = errors.Join(err, rec.readSettlement(&r))
 	case voidRecord:
+		rec.hold.Request = r.id()
+	case batchRecord:
+		err = rec.readBatch(&r)
 	default:
 		return rec, fmt.Errorf("%w: unknown kind", errRecord)
 	}
@@ -139,6 +127,41 @@ func parseRecord(b []byte) (rec record, err error) {
 		return rec, fmt.Errorf("%w: %w", errRecord, err)
 	}
 	return rec, nil
+}
+
+func (rec *record) readSettlement(r *reader) error {
+	s := &rec.settlement
+	s.Request = r.id()
+	rec.hold.Request = s.Request
+	s.Cost, s.Share, s.Fee = nanoton.Amount(r.int()), nanoton.Amount(r.int()), nanoton.Amount(r.int())
+	rec.at = time.UnixMilli(r.int()).UTC()
+	s.Receipt = r.id()
+	for i := range s.Line.Counts {
+		s.Line.Counts[i] = r.int()
+	}
+	rec.hold.Account, s.Worker = ledger.Account(r.text()), ledger.Account(r.text())
+	s.Line.Key, s.Line.Item, s.Line.User = r.text(), r.text(), r.text()
+	if err := rec.hold.check(); err != nil {
+		return err
+	}
+	return s.check()
+}
+
+func (rec *record) readBatch(r *reader) error {
+	rec.batch = r.id()
+	rec.at = time.UnixMilli(r.int()).UTC()
+	rec.source = ledger.Account(r.text())
+	rec.hold.Account = customer(rec.source)
+	for len(r.rest) > 0 && !r.short {
+		rec.requests = append(rec.requests, r.id())
+	}
+	if err := rec.source.Check(); err != nil || rec.hold.Account == "" {
+		return fmt.Errorf("%w: batch on %.80q", ErrInvalid, string(rec.source))
+	}
+	if n := len(rec.requests); n == 0 || n > batchRequests || rec.batch == (ledger.ID{}) {
+		return fmt.Errorf("%w: batch of %d requests", ErrInvalid, n)
+	}
+	return nil
 }
 
 // reader takes fields off a record.
@@ -155,6 +178,11 @@ func (r *reader) take(n int) []byte {
 	field := r.rest[:n]
 	r.rest = r.rest[n:]
 	return field
+}
+
+func (r *reader) id() (id ledger.ID) {
+	copy(id[:], r.take(len(id)))
+	return id
 }
 
 func (r *reader) int() int64 {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"cocoon/billing/ledger"
@@ -11,31 +13,42 @@ import (
 
 const hasBatch = 1000 // transfers that the ledger is asked for at once
 
+// replayed is what the journal says, as far as it has been read.
+type replayed struct {
+	d       *Desk
+	batches map[ledger.ID]*record      // by their IDs
+	order   []ledger.ID                // of the batches
+	in      map[ledger.ID]ledger.ID    // by request: the batch that it is in
+	settled map[ledger.ID]*replayedOne // by request
+}
+
+// replayedOne is a settlement of the journal.
+type replayedOne struct {
+	account    ledger.Account
+	settlement Settlement
+	at         time.Time
+}
+
 // recover brings memory to where the journal says that it was.
 func (d *Desk) recover(ctx context.Context) error {
-	var settlements []*request
+	p := &replayed{
+		d: d, batches: map[ledger.ID]*record{}, in: map[ledger.ID]ledger.ID{}, settled: map[ledger.ID]*replayedOne{},
+	}
 	err := d.journal.Replay(func(seq uint64, b []byte) error {
 		rec, err := parseRecord(b)
 		if err == nil {
-			var r *request
-			if r, err = d.replay(rec); r != nil {
-				settlements = append(settlements, r)
-			}
+			err = p.take(&rec)
 		}
 		if err != nil {
 			return fmt.Errorf("record %d of the journal: %w", seq, err)
 		}
 		return nil
 	})
+	if err == nil {
+		err = p.finish(ctx)
+	}
 	if err != nil {
 		return err
-	}
-	for len(settlements) > 0 {
-		n := min(hasBatch, len(settlements))
-		if err := d.replaySettled(ctx, settlements[:n]); err != nil {
-			return err
-		}
-		settlements = settlements[n:]
 	}
 	deadline := time.Now().Add(d.c.Deadline)
 	for i := range d.shard {
@@ -51,60 +64,137 @@ func (d *Desk) recover(ctx context.Context) error {
 	return d.join(ctx)
 }
 
-// replay takes one record. It returns a request that is settled by it. Records that trimming wrote again come twice;
-// the beginning of a request may be gone.
-func (d *Desk) replay(rec record) (*request, error) {
+// take takes one record. Records that trimming wrote again come twice; the beginning of a request may be gone.
+func (p *replayed) take(rec *record) error {
 	id := rec.hold.Request
-	r := d.at(id).requests[id]
-	if r == nil {
-		if rec.kind == voidRecord { // its hold is trimmed
-			return nil, nil
+	sh := p.d.at(id)
+	r, one := sh.requests[id], p.settled[id]
+	was, closed := sh.closed[id]
+	switch rec.kind {
+	case holdRecord:
+		// Another one's write failed, but persisted, and its caller was told so; or a name is used again that was
+		// forgotten.
+		delete(sh.closed, id)
+		sh.requests[id] = &request{state: open, hold: rec.hold}
+		delete(p.settled, id)
+		delete(p.in, id)
+		return nil
+	case voidRecord:
+		if one != nil || closed && was != voided {
+			break
 		}
-		r = &request{}
-		d.at(id).requests[id] = r
+		delete(sh.requests, id)
+		sh.remember(id, voided)
+		return nil
+	case settleRecord, carriedRecord:
+		if one != nil && one.settlement != rec.settlement || one == nil && r == nil && closed {
+			break
+		}
+		delete(sh.requests, id)
+		p.settled[id] = &replayedOne{rec.hold.Account, rec.settlement, rec.at}
+		if _, ok := p.in[id]; !ok && rec.kind == carriedRecord {
+			p.in[id] = rec.batch
+		}
+		return nil
+	case batchRecord:
+		return p.takeBatch(rec)
 	}
-	switch {
-	case rec.kind == holdRecord && (r.state == fresh || r.state == open):
-		// Another content: the first one's write failed, but persisted, and its caller was told so.
-		r.state, r.hold = open, rec.hold
-	case rec.kind == holdRecord: // one name used twice, after it was forgotten
-		d.at(id).requests[id] = &request{state: open, hold: rec.hold}
-	case rec.kind == voidRecord && r.state == open:
-		d.retire(r, voided)
-	case rec.kind == voidRecord && r.state == voided:
-	case rec.kind == settleRecord && (r.state == fresh || r.state == open):
-		r.state, r.hold = settled, Hold{Request: id, Account: rec.hold.Account}
-		r.settlement, r.at = rec.settlement, rec.at
-		return r, nil
-	case rec.kind == settleRecord && r.state == settled && r.settlement == rec.settlement:
-	default:
-		return nil, fmt.Errorf("%w: %c of request %s, which is closed otherwise", errRecord, rec.kind, id)
-	}
-	return nil, nil
+	return fmt.Errorf("%w: %c of request %s, which is closed otherwise", errRecord, rec.kind, id)
 }
 
-// replaySettled sorts settlements into those that the ledger has and those that are to be posted.
-func (d *Desk) replaySettled(ctx context.Context, batch []*request) error {
-	ids := make([]ledger.ID, len(batch))
-	for i, r := range batch {
-		ids[i] = TransferID(kindSettle, r.settlement.Request)
+func (p *replayed) takeBatch(rec *record) error {
+	if was := p.batches[rec.batch]; was != nil {
+		if was.source != rec.source || !was.at.Equal(rec.at) || !slices.Equal(was.requests, rec.requests) {
+			return fmt.Errorf("%w: batch %s is there with other content", errRecord, rec.batch)
+		}
+		return nil
 	}
-	has, err := d.c.Ledger.Has(ctx, ids...)
-	if err != nil {
-		return fmt.Errorf("comparing journal and ledger: %w", err)
+	p.batches[rec.batch] = rec
+	p.order = append(p.order, rec.batch)
+	for _, id := range rec.requests {
+		if other := p.in[id]; other != rec.batch && p.batches[other] != nil {
+			return fmt.Errorf("%w: request %s is in the batches %s and %s", errRecord, id, other, rec.batch)
+		}
+		p.in[id] = rec.batch
 	}
-	for i, r := range batch {
-		if has[i] {
-			d.retire(r, posted)
+	return nil
+}
+
+// finish sorts settlements into those that the ledger has and those that are to be posted.
+func (p *replayed) finish(ctx context.Context) error {
+	asked := map[ledger.ID]bool{} // batches that are known, or at least named
+	for id := range p.batches {
+		asked[id] = true
+	}
+	for _, id := range p.in {
+		asked[id] = true
+	}
+	has := map[ledger.ID]bool{}
+	for ids := range slices.Chunk(slices.Collect(maps.Keys(asked)), hasBatch) {
+		answers, err := p.d.c.Ledger.Has(ctx, ids...)
+		if err != nil {
+			return fmt.Errorf("comparing journal and ledger: %w", err)
+		}
+		for i, id := range ids {
+			has[id] = answers[i]
+		}
+	}
+	for id, one := range p.settled {
+		batch, in := p.in[id]
+		switch {
+		case in && has[batch] || one.settlement.Cost == 0 && one.settlement.Line == (Line{}):
+			p.d.at(id).remember(id, p.d.outcome(&one.settlement))
+		case in && p.batches[batch] != nil: // below
+		default: // in no batch, or in one whose record never reached the disk: nobody can have posted it
+			p.d.settle(p.restore(one), &one.settlement, one.at)
+		}
+	}
+	for _, id := range p.order {
+		if has[id] {
 			continue
 		}
-		if r.settlement.Cost > 0 {
-			r.account = d.account(r.hold.Account)
-			r.account.unposted += r.settlement.Cost
+		if err := p.restoreBatch(p.batches[id]); err != nil {
+			return err
 		}
-		d.live.Add(1)
-		d.settle(r, r.settlement, r.at)
 	}
+	return nil
+}
+
+// restore puts a settlement that is not posted into memory.
+func (p *replayed) restore(one *replayedOne) *request {
+	d := p.d
+	id := one.settlement.Request
+	r := &request{
+		state: settled, hold: Hold{Request: id, Account: one.account}, account: d.account(one.account),
+		settlement: &one.settlement, at: one.at,
+	}
+	r.account.unposted += one.settlement.Cost
+	d.at(id).requests[id] = r
+	d.live.Add(1)
+	return r
+}
+
+// restoreBatch puts a batch that is not posted into memory.
+func (p *replayed) restoreBatch(rec *record) error {
+	d := p.d
+	b := &batch{id: rec.batch, at: rec.at, account: d.account(rec.hold.Account), written: true}
+	if b.account.source != rec.source {
+		const format = "batch %s is still to be posted from %s, and this gateway posts from %s: start it with its old name once"
+		return fmt.Errorf(format, rec.batch, rec.source, b.account.source)
+	}
+	for _, id := range rec.requests {
+		one := p.settled[id]
+		if one == nil || one.account != rec.hold.Account {
+			return fmt.Errorf("%w: batch %s is not posted, and the settlement of request %s is gone", errRecord, rec.batch, id)
+		}
+		r := p.restore(one)
+		r.batch = b
+		d.unposted.Add(1)
+		b.requests = append(b.requests, r)
+	}
+	b.seal()
+	d.batches[b.id] = b
+	d.recovered = append(d.recovered, b)
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"cocoon/attest"
 	"cocoon/attest/collateral"
+	"cocoon/billing"
 	"cocoon/internal/config"
 	"cocoon/internal/nanoton"
 	"cocoon/router/offer"
@@ -45,6 +46,8 @@ type Config struct {
 	// FeePPM is this gateway's share on top of the workers' prices, parts per million: 50000 is 5 %. It counts from the
 	// next start. Default 50000.
 	FeePPM int64 `yaml:"fee_ppm"`
+	// KeepJournal is how long the journal of requests is kept for audits: some 700 bytes a request. Default 2160h, 90 days.
+	KeepJournal time.Duration `yaml:"keep_journal"`
 	// TestMoney is what each new account is given to begin with, nanoTON. It is worth nothing: for development only.
 	// Default 0.
 	TestMoney nanoton.Amount `yaml:"test_money_nanoton"`
@@ -130,7 +133,7 @@ type Limits struct {
 func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090", WorkerListen: ":8443", Enrolment: "approve", TEE: TEEAuto, FrontEnd: FrontOwn,
-		Billing: BillingOn, FeePPM: feeDefault,
+		Billing: BillingOn, FeePPM: feeDefault, KeepJournal: billing.DefaultKeep,
 		Limits: Limits{
 			ConcurrentPerKey: 1024, BufferedMiB: 256, BodyTimeout: time.Minute,
 			FirstByteTimeout: 10 * time.Minute, IdleTimeout: time.Minute, KeepAlive: 15 * time.Second,
@@ -173,6 +176,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("billing: %q, want on or off", c.Billing)
 	case c.FeePPM < 0 || c.FeePPM > offer.FeeMax:
 		return fmt.Errorf("fee_ppm: %d, want 0 to %d parts per million", c.FeePPM, offer.FeeMax)
+	case c.KeepJournal <= 0:
+		return errors.New("keep_journal: must be above zero")
 	case c.TestMoney < 0:
 		return errors.New("test_money_nanoton: must not be negative")
 	case c.Ledger != "" && !shared(c.Ledger):

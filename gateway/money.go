@@ -76,7 +76,9 @@ func openMoney(ctx context.Context, c *Config, id [32]byte, log *slog.Logger) (m
 	if !shared(c.LedgerURL()) {
 		name = "" // nobody else spends from this ledger
 	}
-	m.desk, err = billing.Open(ctx, billing.Config{Ledger: m.ledger, Dir: filepath.Join(c.DataDir, JournalDir), Gateway: name, Log: log})
+	m.desk, err = billing.Open(ctx, billing.Config{
+		Ledger: m.ledger, Dir: filepath.Join(c.DataDir, JournalDir), Gateway: name, Keep: c.KeepJournal, Log: log,
+	})
 	if err != nil {
 		return m, fmt.Errorf("billing: %w", err)
 	}

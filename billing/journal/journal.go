@@ -3,8 +3,8 @@
 //
 // # Files
 //
-// A folder holds segments, named by the sequence number of their first record, and a lock file. All integers are
-// little-endian, all checksums CRC-32C.
+// A folder holds segments, named by the sequence number of their first record, and a lock file; its folder "archive"
+// holds those that were trimmed. All integers are little-endian, all checksums CRC-32C.
 //
 //	segment = magic[8] | version u32 | first u64 | salt[8] | checksum u32 of the 28 bytes before | records
 //	record  = checksum u32 | size u32 | seq u64 | index u32 | payload[size]
@@ -50,14 +50,18 @@ import (
 const (
 	// RecordMax is the largest record in bytes: a hold is a few hundred; more is a caller's mistake.
 	RecordMax = 64 << 10
+	// AppendMax is how many bytes wait for one fsync, the records' heads included; beyond that callers wait for the next.
+	// It bounds the records of one call too.
+	AppendMax = 1 << 20
 	// DefaultSegmentBytes is the size at which a segment is closed: small enough to be read at once and written anew at
 	// open, large enough for 100,000 records.
 	DefaultSegmentBytes = 16 << 20
 	// DefaultEvery is the least time between the starts of two fsyncs: 200 a second cost a core next to nothing.
 	DefaultEvery = 5 * time.Millisecond
 
+	spares     = 2        // buffers that are kept: one is written while the other is filled
+	bufferMin  = 64 << 10 // bytes that a buffer begins with
 	segmentMax = 64 << 20 // bound of Options.SegmentBytes, and of what Open reads into memory
-	pendingMax = 1 << 20  // bytes that wait for one fsync; beyond that callers wait for the next
 )
 
 var (
@@ -69,7 +73,7 @@ var (
 	ErrBroken = errors.New("journal: broken by a failed fsync, open it again")
 	// ErrClosed says that the journal is closed.
 	ErrClosed = errors.New("journal: closed")
-	// ErrSize says that a record is empty or larger than RecordMax.
+	// ErrSize says that a record is empty or larger than RecordMax, or that records together are larger than AppendMax.
 	ErrSize = errors.New("journal: record is empty or too large")
 )
 
@@ -90,6 +94,8 @@ type Options struct {
 	// SegmentBytes is the size at which a segment is closed, up to 64 MiB; a segment holds at least one batch. Zero:
 	// DefaultSegmentBytes.
 	SegmentBytes int64
+	// Archive keeps what Trim removes, in the folder "archive" of the journal's. Prune shortens it.
+	Archive bool
 	// Every is the least time between the starts of two fsyncs. Zero: DefaultEvery. Negative: no pause.
 	Every time.Duration
 
@@ -118,7 +124,7 @@ type Journal struct {
 	broken   error
 	batch    *batch        // takes records, nil if none waits
 	tail     chan struct{} // closed when the latest batch is done
-	spare    []byte        // a buffer for the next batch
+	spare    [][]byte      // buffers for the next batches
 
 	// Owned by whoever commits: one batch at a time, in order. It also may read size, next and broken without mu, which
 	// only it writes.
@@ -164,17 +170,25 @@ func Open(dir string, o Options) (*Journal, error) {
 	return j, nil
 }
 
-// Append writes one record and returns when it is on disk. Records that wait at the same time share one fsync, and
-// are in the journal in the order in which they came. The context counts only until the record has its place: from
-// then on the disk decides. After an error see "Failures" above.
-func (j *Journal) Append(ctx context.Context, record []byte) error {
-	if len(record) == 0 || len(record) > RecordMax {
-		return fmt.Errorf("%w: %d bytes", ErrSize, len(record))
+// Append writes records and returns when they are on disk. Records that wait at the same time share one fsync, and are
+// in the journal in the order in which they came; those of one call lie side by side. After a crash in the middle of it
+// the first ones may be there without the others. The context counts only until the records have their place: from then
+// on the disk decides. After an error see "Failures" above: none of them is in the journal, or that is not known.
+func (j *Journal) Append(ctx context.Context, records ...[]byte) error {
+	size := 0
+	for _, record := range records {
+		if len(record) == 0 || len(record) > RecordMax {
+			return fmt.Errorf("%w: %d bytes", ErrSize, len(record))
+		}
+		size += recordHead + len(record)
 	}
-	if err := ctx.Err(); err != nil {
+	if size > AppendMax {
+		return fmt.Errorf("%w: %d records with %d bytes", ErrSize, len(records), size)
+	}
+	if err := ctx.Err(); err != nil || size == 0 {
 		return err
 	}
-	b, first, err := j.join(ctx, record)
+	b, first, err := j.join(ctx, records, size)
 	if err != nil {
 		return err
 	}
@@ -185,9 +199,9 @@ func (j *Journal) Append(ctx context.Context, record []byte) error {
 	return b.err
 }
 
-// join puts the record into the batch that takes records, or into a new one, which its first caller has to lead. It
-// waits while the batch is full.
-func (j *Journal) join(ctx context.Context, record []byte) (b *batch, first bool, err error) {
+// join puts records into the batch that takes records, or into a new one, which its first caller has to lead. It waits
+// while the batch is full.
+func (j *Journal) join(ctx context.Context, records [][]byte, size int) (b *batch, first bool, err error) {
 	for {
 		j.mu.Lock()
 		if j.closed || j.broken != nil {
@@ -199,11 +213,13 @@ func (j *Journal) join(ctx context.Context, record []byte) (b *batch, first bool
 			return nil, false, err
 		}
 		if j.batch == nil {
-			j.batch = &batch{before: j.tail, done: make(chan struct{}), buf: j.spare[:0]}
-			j.tail, j.spare, first = j.batch.done, nil, true
+			j.batch = &batch{before: j.tail, done: make(chan struct{}), buf: j.buffer(size)}
+			j.tail, first = j.batch.done, true
 		}
-		if b = j.batch; first || len(b.buf)+recordHead+len(record) <= pendingMax {
-			b.buf = appendRecord(b.buf, record)
+		if b = j.batch; first || len(b.buf)+size <= AppendMax {
+			for _, record := range records {
+				b.buf = appendRecord(b.buf, record)
+			}
 			j.mu.Unlock()
 			return b, first, nil
 		}
@@ -214,6 +230,16 @@ func (j *Journal) join(ctx context.Context, record []byte) (b *batch, first bool
 			return nil, false, ctx.Err()
 		}
 	}
+}
+
+// buffer gives one with room for some bytes at least. The lock is held.
+func (j *Journal) buffer(size int) []byte {
+	if n := len(j.spare); n > 0 {
+		b := j.spare[n-1]
+		j.spare = j.spare[:n-1]
+		return b
+	}
+	return make([]byte, 0, max(size, bufferMin))
 }
 
 // lead commits a batch when it is its turn.
@@ -227,7 +253,9 @@ func (j *Journal) lead(b *batch) {
 	j.mu.Unlock()
 	b.err = j.commit(b.buf)
 	j.mu.Lock()
-	j.spare = b.buf
+	if len(j.spare) < spares {
+		j.spare = append(j.spare, b.buf[:0])
+	}
 	j.mu.Unlock()
 	close(b.done)
 }
@@ -330,18 +358,61 @@ func (j *Journal) Size() int64 {
 	return size
 }
 
-// Trim removes the segments all of whose records have a sequence number up to seq. The last segment stays.
+// Trim removes the segments all of whose records have a sequence number up to seq, or moves them to the archive. The
+// last segment stays.
 func (j *Journal) Trim(seq uint64) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for len(j.segments) > 1 && j.segments[1].first-1 <= seq {
-		if err := os.Remove(j.segments[0].path(j.dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := j.drop(j.segments[0]); err != nil { // one by one: a crash leaves no gap
 			return fmt.Errorf("trimming journal: %w", err)
 		}
 		j.segments = slices.Clone(j.segments[1:])
-		if err := syncDir(j.dir); err != nil { // one by one: a crash leaves no gap
-			return fmt.Errorf("trimming journal: %w", err)
+	}
+	return nil
+}
+
+// drop takes a segment out of the journal's folder. It may be gone already: a crash came before the folder was synced,
+// or the last attempt failed there.
+func (j *Journal) drop(s segment) error {
+	from, archive := s.path(j.dir), archiveDir(j.dir)
+	if !j.o.Archive {
+		if err := os.Remove(from); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
+		return syncDir(j.dir)
+	}
+	if err := os.Mkdir(archive, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err := os.Rename(from, s.path(archive)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := syncDir(archive); err != nil { // there first: what is in both places is found
+		return err
+	}
+	return syncDir(j.dir)
+}
+
+// Prune removes the segments of the archive that were last written to before a time, by the clock of the file system.
+func (j *Journal) Prune(before time.Time) error {
+	archive := archiveDir(j.dir)
+	firsts, _, err := names(archive)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for i := 0; i < len(firsts) && err == nil; i++ {
+		path := segment{first: firsts[i]}.path(archive)
+		var info os.FileInfo
+		if info, err = os.Stat(path); err == nil {
+			if !info.ModTime().Before(before) {
+				return nil // later ones are newer
+			}
+			err = os.Remove(path)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("pruning the archive of the journal: %w", err)
 	}
 	return nil
 }
@@ -364,6 +435,7 @@ func (j *Journal) Close() error {
 func appendRecord(buf, record []byte) []byte {
 	buf = binary.LittleEndian.AppendUint32(buf, 0)
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(record)))
-	buf = append(buf, make([]byte, recordHead-8)...)
+	var rest [recordHead - 8]byte
+	buf = append(buf, rest[:]...)
 	return append(buf, record...)
 }

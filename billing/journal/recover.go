@@ -50,16 +50,6 @@ func (j *Journal) Replay(f func(seq uint64, record []byte) error) error {
 	return replay(j.dir, segments, size, f)
 }
 
-// Scan gives f the records of the journal in dir, which another process may have open, and changes nothing: for an
-// audit. Records of a torn tail are left out.
-func Scan(dir string, f func(seq uint64, record []byte) error) error {
-	segments, _, err := list(dir)
-	if err != nil {
-		return err
-	}
-	return replay(dir, segments, segmentMax, f)
-}
-
 // replay walks the segments; of the last one size bytes at most.
 func replay(dir string, segments []segment, size int64, f func(seq uint64, record []byte) error) error {
 	for i, s := range segments {

@@ -15,13 +15,14 @@ import (
 )
 
 const (
-	magic      = "cocoonJ\n"
-	version    = 1
-	headSize   = 32 // bytes of a segment's head
-	recordHead = 20 // bytes of a record's head
-	suffix     = ".journal"
-	unfinished = ".tmp" // a segment that is being made
-	nameDigits = 20     // of the largest sequence number: names sort as numbers do
+	magic       = "cocoonJ\n"
+	version     = 1
+	headSize    = 32 // bytes of a segment's head
+	recordHead  = 20 // bytes of a record's head
+	suffix      = ".journal"
+	archiveName = "archive" // folder of the segments that Trim took out
+	unfinished  = ".tmp"    // a segment that is being made
+	nameDigits  = 20        // of the largest sequence number: names sort as numbers do
 )
 
 // errSync marks an fsync that failed while a segment was made.
@@ -45,6 +46,9 @@ func newSegment(first uint64) segment {
 func (s segment) path(dir string) string {
 	return filepath.Join(dir, fmt.Sprintf("%0*d%s", nameDigits, s.first, suffix))
 }
+
+// archiveDir returns the folder of a journal's archive.
+func archiveDir(dir string) string { return filepath.Join(dir, archiveName) }
 
 // head returns the segment's first bytes.
 func (s segment) head() []byte {

@@ -24,7 +24,7 @@ import (
 
 // job is what a child process does.
 type job struct {
-	Do         string // "op": one of writeOps that dies at a step; "load": transfers until it is killed; "spend": spendAll
+	Do         string // "op": one of writeOps that dies at a step; "load": transfers until it is killed; "spend": spendAll; "put": a document
 	URL        string
 	Op         int
 	Mode, Step int
@@ -57,6 +57,11 @@ func (j job) run(ctx context.Context) error {
 	l, err := Open(ctx, j.URL)
 	if err != nil {
 		return err
+	}
+	if j.Do == "put" { // as an operator's command beside a running gateway
+		_, err := l.PutDocument(ctx, Document{Kind: "key", ID: j.Name, Body: []byte(j.Name)})
+		paid := pay(j.Name, "chain", "fees", 1)
+		return errors.Join(err, l.Post(ctx, []Transfer{paid}), l.Close())
 	}
 	if j.Do == "spend" {
 		var failed complaint
@@ -310,9 +315,6 @@ func TestFileMode(t *testing.T) {
 // PostgreSQL restarts under load, without warning: errors come out, and callers that post again lose nothing.
 func TestPostgresRestart(t *testing.T) {
 	url := backends[1].url(t)
-	if cluster.dir == "" {
-		t.Skip("the server is not ours to restart")
-	}
 	const writers, rounds = 4, 60
 	l := mustOpen(t, url)
 	var failures atomic.Int64
@@ -336,9 +338,7 @@ func TestPostgresRestart(t *testing.T) {
 	}
 	for range 2 {
 		time.Sleep(30 * time.Millisecond)
-		if err := cluster.ctl("restart", "-m", "immediate"); err != nil {
-			t.Error(err)
-		}
+		cluster.Restart(t)
 	}
 	wg.Wait()
 	if failures.Load() == 0 {

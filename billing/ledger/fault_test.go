@@ -204,10 +204,20 @@ var writeOps = []struct {
 	done map[Account]nanoton.Amount
 }{
 	{"post", func(ctx context.Context, l *Ledger) error {
+		counted := pay("new", "customer:ann", "network", 5)
+		counted.Usage = []UsageLine{{Day: "2026-11-26", Customer: "customer:ann", Key: "k", Requests: 1, Cost: 5}}
 		return l.Post(ctx, []Transfer{
-			pay("new", "customer:ann", "network", 5), pay("in", "chain", "customer:ann", 100), pay("old", "customer:ann", workerAccount(1), 5),
+			counted, pay("in", "chain", "customer:ann", 100), pay("old", "customer:ann", workerAccount(1), 5),
 		})
 	}, map[Account]nanoton.Amount{"chain": -100, "customer:ann": 60, "network": 5, workerAccount(1): 5, "allotment:g:ann": 30}},
+	{"put", func(ctx context.Context, l *Ledger) error {
+		d := Document{Kind: "key", ID: "a", Body: []byte("body")}
+		_, err := l.PutDocument(ctx, d)
+		if errors.Is(err, ErrChanged) { // by the first attempt
+			_, err = l.Document(ctx, d.Kind, d.ID)
+		}
+		return err
+	}, map[Account]nanoton.Amount{"chain": -100, "customer:ann": 70, "allotment:g:ann": 30}},
 	{"allot", func(ctx context.Context, l *Ledger) error {
 		has, err := l.Allot(ctx, Allotment{ID: idOf("b"), Gateway: "g", Customer: "customer:ann", Want: 20, Until: epoch})
 		if err == nil && has != 50 {
@@ -302,6 +312,19 @@ func doAgain(t *testing.T, l *Ledger, name string, do func(context.Context, *Led
 	}
 	wantBalances(t, l, done)
 	wantSound(t, l)
+	// What is counted is counted with its transfer: once, or not at all.
+	has, err := l.Has(t.Context(), idOf("new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if used := usage(t, l, UsageQuery{}); has[0] != (len(used) == 1) || len(used) > 0 && used[0].Requests != 1 {
+		t.Fatalf("%s: usage is %v", name, used)
+	}
+	for _, d := range documents(t, l, 0) {
+		if string(d.Body) != "body" {
+			t.Fatalf("%s: document %v", name, d)
+		}
+	}
 }
 
 // A log of SQLite's that is cut or garbled at its end holds the transfers up to there, whole.

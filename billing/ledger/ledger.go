@@ -6,11 +6,15 @@
 // A transfer that is posted twice counts once, so a caller that does not know whether a post took effect (the
 // connection broke, the process died) posts again. Accounts of customers, workers and allotments never go below zero.
 //
+// Beside the money it keeps what the transfers were for, as sums ([Ledger.Usage]), and small records that the gateways
+// of one ledger share ([Ledger.Documents]).
+//
 // Several gateways may share one PostgreSQL. Each spends from allotments: money of a customer that the ledger has moved
 // to an account of that gateway, under a lease. See [Ledger.Allot] and [Ledger.Reclaim].
 //
 // Locks, on PostgreSQL, in this order and no other: the row of a lease; rows of accounts that are new, by name; rows of
-// accounts, by name; then new transfers. SQLite has one writer at a time. What the database still finds to be a
+// accounts, by name; then new transfers; then rows of usage, by customer and day. Who changes a document locks nothing
+// else. SQLite has one writer at a time. What the database still finds to be a
 // deadlock or a failed serialization is tried again, a bounded number of times.
 package ledger
 
@@ -19,6 +23,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -150,6 +155,61 @@ func (l *Ledger) Has(ctx context.Context, ids ...ID) ([]bool, error) {
 		_, has[i] = known[id]
 	}
 	return has, nil
+}
+
+// Transfers gives those of the transfers that are posted, in any order, without their usage.
+func (l *Ledger) Transfers(ctx context.Context, ids ...ID) ([]Transfer, error) {
+	var all []Transfer
+	err := l.db.view(ctx, func(tx *sql.Tx) error {
+		for chunk := range slices.Chunk(ids, chunkRows) {
+			entries, err := l.db.seqs(ctx, tx, chunk)
+			if err == nil {
+				err = l.db.readTransfers(ctx, tx, entries)
+			}
+			if err != nil {
+				return err
+			}
+			for i := range entries {
+				all = append(all, entries[i].Transfer)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading transfers: %w", classify(err))
+	}
+	return all, nil
+}
+
+// IDs calls f with the IDs of the transfers of a kind that have a leg on an account whose name starts with prefix, in
+// any order, until f returns an error, which it returns. f does not use the ledger.
+func (l *Ledger) IDs(ctx context.Context, kind, prefix string, f func(ID) error) error {
+	var given error
+	err := l.db.view(ctx, func(tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `SELECT DISTINCT t.id FROM accounts a JOIN legs l ON l.account = a.id
+			JOIN transfers t ON t.seq = l.transfer WHERE a.name >= $1 AND a.name < $2 AND t.kind = $3`, prefix, prefix+nameEnd, kind)
+		if err != nil {
+			return err
+		}
+		return each(rows, func() error {
+			var id sql.RawBytes
+			if err := rows.Scan(&id); err != nil {
+				return err
+			}
+			if len(id) != len(ID{}) {
+				return fmt.Errorf("%w: an ID of another length", ErrCorrupt)
+			}
+			given = f(ID(id))
+			return given
+		})
+	})
+	if given != nil {
+		return given
+	}
+	if err != nil {
+		return fmt.Errorf("reading transfers: %w", classify(err))
+	}
+	return nil
 }
 
 // Each calls f with every transfer that has a leg on the account and is from that time or later, by time and then in

@@ -214,7 +214,10 @@ func (s *store) post(ctx context.Context, tx *sql.Tx, accounts map[Account]*bala
 	if err := s.writeLegs(ctx, tx, accounts, batch); err != nil {
 		return err
 	}
-	return s.writeBalances(ctx, tx, accounts)
+	if err := s.writeBalances(ctx, tx, accounts); err != nil {
+		return err
+	}
+	return s.addUsage(ctx, tx, batch)
 }
 
 // apply changes the balances by one transfer, or says why it can't be.
@@ -347,6 +350,26 @@ func (l *Ledger) page(ctx context.Context, account Account, at, seq int64) ([]en
 		return l.db.readTransfers(ctx, tx, page)
 	})
 	return page, err
+}
+
+// seqs gives the database's numbers of those transfers that are posted.
+func (s *store) seqs(ctx context.Context, tx *sql.Tx, ids []ID) ([]entry, error) {
+	args := make([]any, len(ids))
+	for i := range ids {
+		args[i] = ids[i][:]
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT seq FROM transfers WHERE id IN `+s.params(1, len(ids)), args...)
+	if err != nil {
+		return nil, err
+	}
+	var entries []entry
+	err = each(rows, func() error {
+		var e entry
+		err := rows.Scan(&e.seq)
+		entries = append(entries, e)
+		return err
+	})
+	return entries, err
 }
 
 // readTransfers fills in what the entries' numbers stand for.

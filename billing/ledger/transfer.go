@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -34,6 +35,9 @@ type ID [32]byte
 
 // String gives 64 lower-case hex digits.
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// Compare orders IDs by their bytes.
+func (id ID) Compare(other ID) int { return bytes.Compare(id[:], other[:]) }
 
 // MarshalText gives what String gives.
 func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
@@ -141,7 +145,10 @@ type Transfer struct {
 	Kind string    // 1 to KindMax of a-z 0-9 - _
 	At   time.Time // when it happened, by its maker's clock; to the nanosecond, in no time zone
 	Ref  string    // what it stands for: up to RefMax printable ASCII characters; never a prompt or a key
-	Legs []Leg     // 2 to LegsMax, the sum is zero; an account may come twice, an amount may be zero
+	Legs []Leg     // 2 to LegsMax, the sum is zero; an account may come twice, all amounts may be zero
+	// Usage is added to the sums of [Ledger.Usage] when the transfer is new: up to UsageLinesMax lines. It is no part of
+	// what the transfer is: two that differ in it alone are the same.
+	Usage []UsageLine
 }
 
 // Check returns [ErrInvalid] with the reason unless all fields are as documented.
@@ -152,7 +159,7 @@ func (t Transfer) Check() error {
 	if t.ID == (ID{}) {
 		return fail("its ID is all zero")
 	}
-	if t.Kind == "" || len(t.Kind) > KindMax || strings.Trim(t.Kind, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+	if !isKind(t.Kind) {
 		return fail("kind %.100q", t.Kind)
 	}
 	if nano := time.Unix(0, t.At.UnixNano()); !nano.Equal(t.At) {
@@ -163,6 +170,14 @@ func (t Transfer) Check() error {
 	}
 	if len(t.Legs) < 2 || len(t.Legs) > LegsMax {
 		return fail("%d legs, want 2 to %d", len(t.Legs), LegsMax)
+	}
+	if len(t.Usage) > UsageLinesMax {
+		return fail("%d lines of usage, at most %d", len(t.Usage), UsageLinesMax)
+	}
+	for i := range t.Usage {
+		if err := t.Usage[i].Check(); err != nil {
+			return fail("%v", err)
+		}
 	}
 	sum := nanoton.Amount(0)
 	for _, leg := range t.Legs {
@@ -180,7 +195,11 @@ func (t Transfer) Check() error {
 	return nil
 }
 
-// digest is SHA-256 over all of the content: two transfers are the same if their digests are.
+func isKind(s string) bool {
+	return s != "" && len(s) <= KindMax && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-_") == ""
+}
+
+// digest is SHA-256 over all of the content but the usage: two transfers are the same if their digests are.
 func (t Transfer) digest() [sha256.Size]byte {
 	b := make([]byte, 0, 512)
 	b = append(b, "cocoon/transfer/v1\x00"...)

@@ -1,0 +1,18 @@
+-- Small records that the gateways of a ledger share: API keys, accounts. A row whose body is NULL is one that was
+-- deleted. version is that of the change that made it so.
+CREATE TABLE documents (
+    kind    TEXT   NOT NULL,
+    id      TEXT   NOT NULL,
+    version BIGINT NOT NULL UNIQUE,
+    body    BYTEA,
+    PRIMARY KEY (kind, id)
+);
+
+-- The version of the latest change, in its one row, which whoever changes a document locks first: so versions become
+-- visible in their order.
+CREATE TABLE documents_version (
+    one     INTEGER PRIMARY KEY CHECK (one = 1),
+    version BIGINT NOT NULL
+);
+
+INSERT INTO documents_version VALUES (1, 0);
