@@ -240,24 +240,36 @@ func (d *Desk) short(ctx context.Context, a *account, amount nanoton.Amount) err
 	if d.c.Gateway != "" {
 		asking, cancel := context.WithTimeout(ctx, askMax)
 		defer cancel()
-		all, err := d.c.Ledger.Balances(asking, "allotment:")
+		all, err := d.c.Ledger.Allotted(asking, a.name)
 		if err != nil {
 			return unavailable(ctx, err)
 		}
-		end := strings.TrimPrefix(string(a.name), "customer")
-		for name, balance := range all {
-			if name != a.source && strings.HasSuffix(string(name), end) {
-				e.Elsewhere += balance
-			}
+		delete(all, a.source)
+		for _, balance := range all {
+			e.Elsewhere += balance
 		}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if d.take(a, amount) { // something was freed meanwhile
+	if d.takeAfterAll(a, e) {
 		return nil
 	}
-	e.Balance, e.Held = a.base-a.unposted, a.held
+	if errors.Is(e, ErrElsewhere) {
+		// It is too little here, and may be too little everywhere: back with it, so that who asks next has all of it.
+		if err := d.giveBackOne(ctx, a, 0); err != nil {
+			d.log.Warn("releasing an allotment failed", "account", string(a.name), "error", err)
+		}
+	}
 	return e
+}
+
+// takeAfterAll tells whether the account has the amount after all, and holds it then; else it completes the error.
+func (d *Desk) takeAfterAll(a *account, e *FundsError) (took bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d.take(a, e.Needed) { // something was freed meanwhile
+		return true
+	}
+	e.Balance, e.Held = a.base-a.unposted, a.held
+	return false
 }
 
 // lapsed says whether this gateway's allotments may have been taken back.

@@ -127,6 +127,7 @@ type Ledger interface {
 	Post(ctx context.Context, transfers []ledger.Transfer) error
 	Balance(ctx context.Context, account ledger.Account) (nanoton.Amount, error)
 	Balances(ctx context.Context, prefix string) (map[ledger.Account]nanoton.Amount, error)
+	Allotted(ctx context.Context, customer ledger.Account) (map[ledger.Account]nanoton.Amount, error)
 	Has(ctx context.Context, ids ...ledger.ID) ([]bool, error)
 	Allot(ctx context.Context, a ledger.Allotment) (nanoton.Amount, error)
 	Release(ctx context.Context, gateway string, customer ledger.Account) error

@@ -352,6 +352,34 @@ func TestIdleAllotmentGoesBack(t *testing.T) {
 	})
 }
 
+// TestCrumbsComeTogether has money of which each gateway has too little for a request, and all of them together enough.
+func TestCrumbsComeTogether(t *testing.T) {
+	f := newFake()
+	f.deposit(alice, 90)
+	var desks []*Desk
+	for _, name := range []string{"one", "two", "three"} {
+		d := desk(t, Config{Ledger: f, Gateway: name})
+		desks = append(desks, d)
+		own := "allotment:" + ledger.Account(name) + ":" + ledger.Account(strings.TrimPrefix(string(alice), "customer:"))
+		if err := f.Post(t.Context(), []ledger.Transfer{{
+			ID: testID(), Kind: "allot", At: time.Now(), Ref: "test",
+			Legs: []ledger.Leg{{Account: alice, Amount: -30}, {Account: own, Amount: 30}},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := Hold{Request: testID(), Account: alice, Ceiling: 80}
+	for try := 1; ; try++ {
+		err := desks[try%len(desks)].Hold(t.Context(), h)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrElsewhere) || try > 2*len(desks) {
+			t.Fatalf("try %d: %v", try, err)
+		}
+	}
+}
+
 func TestMoneyElsewhereIsNo402(t *testing.T) {
 	f := newFake()
 	f.deposit(alice, 100)

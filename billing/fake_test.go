@@ -119,6 +119,13 @@ func (f *fake) Balance(_ context.Context, a ledger.Account) (nanoton.Amount, err
 	return f.balances[a], nil
 }
 
+func (f *fake) Allotted(ctx context.Context, customer ledger.Account) (map[ledger.Account]nanoton.Amount, error) {
+	all, err := f.Balances(ctx, "allotment:")
+	end := strings.TrimPrefix(string(customer), "customer")
+	maps.DeleteFunc(all, func(a ledger.Account, _ nanoton.Amount) bool { return !strings.HasSuffix(string(a), end) })
+	return all, err
+}
+
 func (f *fake) Balances(_ context.Context, prefix string) (map[ledger.Account]nanoton.Amount, error) {
 	leave, err := f.enter()
 	if err != nil {

@@ -116,6 +116,33 @@ func move(id ID, kind string, from, to Account, amount nanoton.Amount) entry {
 	return entry{Transfer: t, digest: t.digest()}
 }
 
+// Allotted gives what gateways have of a customer's money, by the names of the allotments.
+func (l *Ledger) Allotted(ctx context.Context, customer Account) (map[Account]nanoton.Amount, error) {
+	if customer.Kind() != "customer" || customer.Check() != nil {
+		return nil, fmt.Errorf("account of allotments %w: %.200q is no customer's", ErrInvalid, string(customer))
+	}
+	all := map[Account]nanoton.Amount{}
+	rows, err := l.db.read.QueryContext(ctx,
+		`SELECT name, balance FROM leases JOIN accounts ON name = 'allotment:' || gateway || ':' || $1`,
+		strings.TrimPrefix(string(customer), "customer:"))
+	if err != nil {
+		return nil, fmt.Errorf("reading allotments: %w", classify(err))
+	}
+	err = each(rows, func() error {
+		var name Account
+		var balance nanoton.Amount
+		if err := rows.Scan(&name, &balance); err != nil {
+			return err
+		}
+		all[name] = balance
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading allotments: %w", classify(err))
+	}
+	return all, nil
+}
+
 // Release moves all that a gateway's allotment of a customer holds back to the customer. The gateway has posted what it
 // has spent of it, and spends no more.
 func (l *Ledger) Release(ctx context.Context, gateway string, customer Account) error {

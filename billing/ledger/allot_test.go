@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,16 @@ func TestAllot(t *testing.T) {
 		}
 		mustPost(t, l, pay("spend", "allotment:g1:ann", "fees", 20))
 		wantBalances(t, l, map[Account]nanoton.Amount{"chain": -100, "allotment:g1:ann": 30, "allotment:g2:ann": 50, "fees": 20})
+		allotted, err := l.Allotted(t.Context(), "customer:ann")
+		if want := map[Account]nanoton.Amount{"allotment:g1:ann": 30, "allotment:g2:ann": 50}; err != nil || !maps.Equal(allotted, want) {
+			t.Errorf("ann's allotments are %v, %v, want %v", allotted, err, want)
+		}
+		if none, err := l.Allotted(t.Context(), "customer:nn"); err != nil || len(none) != 0 {
+			t.Errorf("nn's allotments are %v, %v, want none", none, err)
+		}
+		if _, err := l.Allotted(t.Context(), "fees"); !errors.Is(err, ErrInvalid) {
+			t.Errorf("allotments of fees: %v", err)
+		}
 
 		for name, bad := range map[string]Allotment{
 			"no ID":              {Gateway: "g1", Customer: "customer:ann"},

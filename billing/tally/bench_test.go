@@ -48,7 +48,7 @@ func BenchmarkAppend(b *testing.B) {
 
 // BenchmarkBatch appends receipts as the clerk does; its CPU is that of the whole process, the kernel's part too.
 func BenchmarkBatch(b *testing.B) {
-	const size = 20
+	const size = 250
 	l := open(b, config(b))
 	list := make([]*receipt.Signed, b.N*size)
 	for i := range list {

@@ -24,6 +24,9 @@ const (
 	slotsMin = 1 << 12 // a file of 64 KiB to begin with
 )
 
+// slot is one as it is on disk.
+type slot [slotSize]byte
+
 // table is a hash table on disk: from the IDs of receipts, or hashes of their requests' names, to their indexes. The
 // first bits of a hash say where to look; who collides goes to the next free slot. At most half of the slots are taken,
 // since the file doubles in time. A slot may be of a receipt that a crash took back: who looks compares with the
@@ -95,26 +98,28 @@ func (t *table) create(path string, slots int64) (recordfile.Disk, error) {
 func prefix(id receipt.Digest) uint64 { return binary.BigEndian.Uint64(id[:]) }
 
 // requestKey is the hash of a request's name.
-func requestKey(request string) receipt.Digest { return sha256.Sum256([]byte(request)) }
+func requestKey(request string) receipt.Digest {
+	b := make([]byte, 0, 64) // on the stack
+	return sha256.Sum256(append(b, request...))
+}
 
-// walk goes from where an ID belongs until found says so, or to a free slot, and gives that slot.
-func walk(disk io.ReaderAt, slots int64, id uint64, found func(n int64) (bool, error)) (slot int64, ok bool, err error) {
-	var b [slotSize]byte
-	slot = int64(id >> (64 - bits.TrailingZeros64(uint64(slots))))
+// walk goes from where an ID belongs until found says so, or to a free slot, and gives that slot. It reads into b.
+func walk(disk io.ReaderAt, slots int64, id uint64, b *slot, found func(n int64) (bool, error)) (at int64, ok bool, err error) {
+	at = int64(id >> (64 - bits.TrailingZeros64(uint64(slots))))
 	for range slots {
-		if _, err := disk.ReadAt(b[:], slot*slotSize); err != nil {
+		if _, err := disk.ReadAt(b[:], at*slotSize); err != nil {
 			return 0, false, fmt.Errorf("reading a table: %w", err)
 		}
 		n := int64(binary.LittleEndian.Uint64(b[8:]))
 		if n == 0 {
-			return slot, false, nil
+			return at, false, nil
 		}
 		if binary.LittleEndian.Uint64(b[:]) == id {
 			if ok, err := found(n - 1); ok || err != nil {
-				return slot, ok, err
+				return at, ok, err
 			}
 		}
-		slot = (slot + 1) % slots
+		at = (at + 1) % slots
 	}
 	return 0, false, errors.New("a table has no free slot")
 }
@@ -124,7 +129,7 @@ func (t *table) find(id uint64, is func(n int64) (bool, error)) (int64, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	at := int64(-1)
-	_, ok, err := walk(t.disk, t.slots, id, func(n int64) (bool, error) {
+	_, ok, err := walk(t.disk, t.slots, id, new(slot), func(n int64) (bool, error) {
 		at = n
 		return is(n)
 	})
@@ -147,13 +152,14 @@ func (t *table) insert(id uint64, n int64) error {
 }
 
 func put(disk recordfile.Disk, slots int64, id uint64, n int64) error {
-	slot, ok, err := walk(disk, slots, id, func(m int64) (bool, error) { return m == n, nil })
+	b := new(slot)
+	at, ok, err := walk(disk, slots, id, b, func(m int64) (bool, error) { return m == n, nil })
 	if err != nil || ok {
 		return err
 	}
-	b := binary.LittleEndian.AppendUint64(nil, id)
-	b = binary.LittleEndian.AppendUint64(b, uint64(n+1))
-	if _, err := disk.WriteAt(b, slot*slotSize); err != nil {
+	binary.LittleEndian.PutUint64(b[:], id)
+	binary.LittleEndian.PutUint64(b[8:], uint64(n+1))
+	if _, err := disk.WriteAt(b[:], at*slotSize); err != nil {
 		return fmt.Errorf("writing a table: %w", err)
 	}
 	return nil
@@ -172,7 +178,7 @@ func (t *table) grow() (err error) {
 		}
 	}()
 	r := bufio.NewReaderSize(io.NewSectionReader(t.disk, 0, t.slots*slotSize), 1<<16)
-	var b [slotSize]byte
+	var b slot
 	for range t.slots {
 		if _, err := io.ReadFull(r, b[:]); err != nil {
 			return err

@@ -50,6 +50,9 @@ const TileHeight = 8
 // after a crash is at most that, a fraction of a second's work.
 const stateEvery = 4096
 
+// bufferMax bounds the buffer that is kept from one batch to the next, bytes: of a thousand receipts.
+const bufferMax = 2 << 20
+
 // Errors that callers tell apart.
 var (
 	// ErrRewritten marks a log that does not hold what its own tree head says.
@@ -84,6 +87,7 @@ type Log struct {
 
 	writing sync.Mutex // held by who appends
 	index   *index     // written by who holds writing
+	buf     []byte     // of who holds writing: receipts on their way to the file
 
 	heads sync.Mutex // held by who signs
 	floor int64      // as many receipts were durable when the log was opened
@@ -271,6 +275,7 @@ func (l *Log) append(receipts []*receipt.Signed) ([]int64, error) {
 	indexes := make([]int64, len(receipts))
 	fresh := make(map[receipt.Digest]int64, len(receipts))
 	records, list := make([][]byte, 0, len(receipts)), make([]placed, 0, len(receipts))
+	buf := l.buf[:0]
 	for i, r := range receipts {
 		if at, ok := fresh[r.ID()]; ok {
 			indexes[i] = at
@@ -280,13 +285,18 @@ func (l *Log) append(receipts []*receipt.Signed) ([]int64, error) {
 		if errors.Is(err, ErrAbsent) {
 			at, err = l.index.size()+int64(len(records)), nil
 			fresh[r.ID()] = at
-			record := r.Wire()
+			from := len(buf)
+			buf = r.Append(buf)
+			record := buf[from:] // stays as it is when buf moves
 			records, list = append(records, record), append(list, place(r, record, 0))
 		}
 		if err != nil {
 			return nil, err
 		}
 		indexes[i] = at
+	}
+	if l.buf = buf; cap(buf) > bufferMax {
+		l.buf = nil
 	}
 	if len(records) == 0 {
 		return indexes, nil

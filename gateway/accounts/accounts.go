@@ -189,6 +189,7 @@ type Store interface {
 	Post(ctx context.Context, transfers []ledger.Transfer) error
 	Balance(ctx context.Context, account ledger.Account) (nanoton.Amount, error)
 	Balances(ctx context.Context, prefix string) (map[ledger.Account]nanoton.Amount, error)
+	Allotted(ctx context.Context, customer ledger.Account) (map[ledger.Account]nanoton.Amount, error)
 }
 
 // Config is what a Book is made of.

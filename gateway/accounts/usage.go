@@ -208,14 +208,12 @@ func (b *Book) Balance(ctx context.Context, name string) (nanoton.Amount, error)
 	sum := own
 	for try := 0; err == nil && try < balanceTries; try++ {
 		var allotted map[ledger.Account]nanoton.Amount
-		if allotted, err = b.store.Balances(ctx, "allotment:"); err != nil {
+		if allotted, err = b.store.Allotted(ctx, customer); err != nil {
 			break
 		}
 		sum = own
-		for a, amount := range allotted {
-			if strings.HasSuffix(string(a), ":"+name) {
-				sum += amount
-			}
+		for _, amount := range allotted {
+			sum += amount
 		}
 		before := own
 		if own, err = b.store.Balance(ctx, customer); own == before {

@@ -66,7 +66,6 @@ enrolment: %s
 policy: %s
 collateral: {offline: true}
 tee: none
-test_money_nanoton: 1000000000000
 log_level: debug
 limits:
   body_timeout: 8s
@@ -74,6 +73,9 @@ limits:
   idle_timeout: 5s
   keep_alive: %s
 `
+
+// testMoney makes each new account rich.
+const testMoney = "test_money_nanoton: 1000000000000\n"
 
 // startGateway runs a gateway that admits workers by enrolment: auto or approve.
 func startGateway(t *testing.T, enrolment string) *gateway {
@@ -87,6 +89,16 @@ const quietMax = 15 * time.Second
 // startGatewayFrom takes the binaries from a folder ("" = TestMain's), and sets the silence, too.
 func startGatewayFrom(t *testing.T, bin, enrolment string, keepAlive time.Duration) *gateway {
 	t.Helper()
+	g := newGateway(t, bin, enrolment, keepAlive, testMoney)
+	g.restart(t)
+	g.key = strings.TrimSpace(g.operate(t, "keys", "create", "e2e"))
+	eventually(t, startMax, "the new key works", func() bool { return g.models(t.Context()) != nil })
+	return g
+}
+
+// newGateway makes a gateway's configuration, with more lines at its end. It does not run yet.
+func newGateway(t *testing.T, bin, enrolment string, keepAlive time.Duration, more string) *gateway {
+	t.Helper()
 	dir := t.TempDir()
 	g := &gateway{
 		bin:    bin,
@@ -94,11 +106,8 @@ func startGatewayFrom(t *testing.T, bin, enrolment string, keepAlive time.Durati
 	}
 	text := fmt.Sprintf(gatewayYAML, g.addr, strings.TrimPrefix(g.ops, "http://"), g.workers,
 		filepath.Join(dir, "data"), enrolment, simulatedPolicy(), keepAlive)
-	writeFile(t, g.config, text)
+	writeFile(t, g.config, text+more)
 	g.base = "http://" + g.addr
-	g.restart(t)
-	g.key = strings.TrimSpace(g.operate(t, "keys", "create", "e2e"))
-	eventually(t, startMax, "the new key works", func() bool { return g.models(t.Context()) != nil })
 	return g
 }
 
@@ -187,7 +196,12 @@ func (w *worker) restart(t *testing.T, name string) {
 // balances are the ledger's accounts. The gateway may run meanwhile.
 func (g *gateway) balances(t *testing.T) map[ledger.Account]nanoton.Amount {
 	t.Helper()
-	l, err := ledger.Open(t.Context(), "sqlite:"+filepath.Join(filepath.Dir(g.config), "data", "ledger.db"))
+	return balances(t, "sqlite:"+filepath.Join(filepath.Dir(g.config), "data", "ledger.db"))
+}
+
+func balances(t *testing.T, url string) map[ledger.Account]nanoton.Amount {
+	t.Helper()
+	l, err := ledger.Open(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
