@@ -91,9 +91,16 @@ func startGatewayFrom(t *testing.T, bin, enrolment string, keepAlive time.Durati
 	t.Helper()
 	g := newGateway(t, bin, enrolment, keepAlive, testMoney)
 	g.restart(t)
-	g.key = strings.TrimSpace(g.operate(t, "keys", "create", "e2e"))
-	eventually(t, startMax, "the new key works", func() bool { return g.models(t.Context()) != nil })
+	g.key = g.newKey(t)
 	return g
+}
+
+// newKey makes a key of the default account, and waits until it works.
+func (g *gateway) newKey(t *testing.T) string {
+	t.Helper()
+	c := client{base: g.base, key: strings.TrimSpace(g.operate(t, "keys", "create", "e2e"))}
+	eventually(t, startMax, "the new key works", func() bool { return c.models(t.Context()) != nil })
+	return c.key
 }
 
 // newGateway makes a gateway's configuration, with more lines at its end. It does not run yet.

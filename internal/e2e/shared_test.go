@@ -22,6 +22,7 @@ const sharedMoney = 60_000
 
 // sharedLedger is gateways on one real PostgreSQL, a worker that serves all of them, and a customer.
 type sharedLedger struct {
+	cluster  *ledgertest.Postgres
 	url      string
 	gateways []*gateway
 	key      string
@@ -30,7 +31,7 @@ type sharedLedger struct {
 func newSharedLedger(t *testing.T) *sharedLedger {
 	t.Helper()
 	cluster := new(ledgertest.Postgres)
-	s := &sharedLedger{url: cluster.Schema(t)}
+	s := &sharedLedger{cluster: cluster, url: cluster.Schema(t)}
 	t.Cleanup(cluster.Stop)
 	var dials strings.Builder
 	for i := range 3 {
@@ -55,13 +56,13 @@ func newSharedLedger(t *testing.T) *sharedLedger {
 	return s
 }
 
-// TestSharedLedger has three gateways on one PostgreSQL sell to one customer until his money is gone, kills one of them
-// under load and starts it again. Nobody overspends, and all their books agree in the end.
+// TestSharedLedger has three gateways on one PostgreSQL sell to one customer until his money is gone. Under load one of
+// them is killed and started again, and so is PostgreSQL. Nobody overspends, and all their books agree in the end.
 func TestSharedLedger(t *testing.T) {
 	t.Parallel()
 	s := newSharedLedger(t)
 	var served, broke atomic.Int64
-	ctx, stop := context.WithTimeout(t.Context(), askMax)
+	ctx, stop := context.WithTimeout(t.Context(), 2*askMax)
 	defer stop()
 	var clients sync.WaitGroup
 	for i := range 6 {
@@ -72,6 +73,9 @@ func TestSharedLedger(t *testing.T) {
 	victim.kill(t)
 	time.Sleep(300 * time.Millisecond)
 	victim.restart(t)
+	was := served.Load()
+	eventually(t, startMax, "customers are served again", func() bool { return served.Load() > was+10 })
+	s.cluster.Restart(t)
 	eventually(t, askMax, "the money is gone", func() bool { return broke.Load() >= 3 })
 	stop()
 	clients.Wait()
