@@ -121,22 +121,8 @@ func (l *Ledger) Allotted(ctx context.Context, customer Account) (map[Account]na
 	if customer.Kind() != "customer" || customer.Check() != nil {
 		return nil, fmt.Errorf("account of allotments %w: %.200q is no customer's", ErrInvalid, string(customer))
 	}
-	all := map[Account]nanoton.Amount{}
-	rows, err := l.db.read.QueryContext(ctx,
-		`SELECT name, balance FROM leases JOIN accounts ON name = 'allotment:' || gateway || ':' || $1`,
+	all, err := l.balances(ctx, `SELECT name, balance FROM leases JOIN accounts ON name = 'allotment:' || gateway || ':' || $1`,
 		strings.TrimPrefix(string(customer), "customer:"))
-	if err != nil {
-		return nil, fmt.Errorf("reading allotments: %w", classify(err))
-	}
-	err = each(rows, func() error {
-		var name Account
-		var balance nanoton.Amount
-		if err := rows.Scan(&name, &balance); err != nil {
-			return err
-		}
-		all[name] = balance
-		return nil
-	})
 	if err != nil {
 		return nil, fmt.Errorf("reading allotments: %w", classify(err))
 	}

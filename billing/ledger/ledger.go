@@ -123,12 +123,20 @@ func (l *Ledger) Balance(ctx context.Context, account Account) (nanoton.Amount, 
 
 // Balances gives the accounts whose names start with prefix, those at zero too.
 func (l *Ledger) Balances(ctx context.Context, prefix string) (map[Account]nanoton.Amount, error) {
-	all := map[Account]nanoton.Amount{}
-	rows, err := l.db.read.QueryContext(ctx,
-		`SELECT name, balance FROM accounts WHERE name >= $1 AND name < $2`, prefix, prefix+nameEnd)
+	all, err := l.balances(ctx, `SELECT name, balance FROM accounts WHERE name >= $1 AND name < $2`, prefix, prefix+nameEnd)
 	if err != nil {
 		return nil, fmt.Errorf("reading balances: %w", classify(err))
 	}
+	return all, nil
+}
+
+// balances reads what a query has of names and balances.
+func (l *Ledger) balances(ctx context.Context, query string, args ...any) (map[Account]nanoton.Amount, error) {
+	rows, err := l.db.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	all := map[Account]nanoton.Amount{}
 	err = each(rows, func() error {
 		var name Account
 		var balance nanoton.Amount
@@ -138,10 +146,7 @@ func (l *Ledger) Balances(ctx context.Context, prefix string) (map[Account]nanot
 		all[name] = balance
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("reading balances: %w", classify(err))
-	}
-	return all, nil
+	return all, err
 }
 
 // Has says of each ID whether its transfer is posted.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"cocoon/internal/nanoton"
 	"cocoon/internal/terminal"
 )
 
@@ -60,12 +61,15 @@ func (s screen) ready(e environment, w welcome) {
 
   Any OpenAI client works with that base URL and key: '. %[7]s' sets both, then try 'bin/cocoon chat --temperature 0'.
 
+  A new account begins with %[10]s of test money, which is worth nothing; each answer says what it cost (usage.cost_nanoton), and
+  curl %[8]s/cocoon/v1/account -H 'Authorization: Bearer %[2]s' what is left.
+
   SIMULATED, NOT CONFIDENTIAL. The CPUs and the GPU that attest here are simulations: whoever runs this machine
   can read every prompt and every answer. For development only. Everything else is real, the appraisal too:
   'bin/cocoon verify %[8]s --policy %[9]s' shows it, and never says verified.
 
   Ctrl-C stops everything.
-`, e.baseURL, e.key.Reveal(), shown(w.models), w.engine, e.opsURL, quote(body), w.env, strings.TrimSuffix(e.baseURL, "/v1"), w.policy)))
+`, e.baseURL, e.key.Reveal(), shown(w.models), w.engine, e.opsURL, quote(body), w.env, strings.TrimSuffix(e.baseURL, "/v1"), w.policy, nanoton.Amount(testMoney))))
 }
 
 func shown(models []string) string {
