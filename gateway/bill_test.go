@@ -338,6 +338,32 @@ func TestKeyLimits(t *testing.T) {
 	}
 }
 
+// TestUsage has two end users, one named in the body and one in a header.
+func TestUsage(t *testing.T) {
+	n := billed(t, nanoton.PerTON)
+	n.pay(4, honest(nil))
+	text(t, n.ask(`{"model":"m","user":"ann","messages":[{"role":"user","content":"hi"}]}`))
+	r, err := http.NewRequest(http.MethodPost, n.base+chatPath, strings.NewReader(askWhole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+n.key)
+	r.Header.Set("Cocoon-User", "bob")
+	resp, err := n.client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text(t, resp)
+	want := "model,user,requests,input_tokens,cached_tokens,output_tokens,reasoning_tokens,cost_nanoton,cost_ton\n" +
+		"m,ann,1,3,0,1,0,7,0.000000007\nm,bob,1,3,0,1,0,7,0.000000007\n"
+	var got string
+	for end := time.Now().Add(20 * time.Second); got != want; time.Sleep(10 * time.Millisecond) {
+		if _, got = n.getKey("/cocoon/v1/usage?by=model,user&format=csv"); time.Now().After(end) {
+			t.Fatalf("usage\n%s\nwant\n%s", got, want)
+		}
+	}
+}
+
 func TestPrices(t *testing.T) {
 	n := billed(t, 0)
 	n.pay(4, honest(nil))
