@@ -35,7 +35,7 @@ type call struct {
 	model *modelMetrics  // nil until a worker that offers the model was leased
 	up    upstream
 	bill  *clerk.Bill // the attempt's hold; nil without billing
-	terms string      // what the worker is told about it
+	terms string      // the line of the header that tells the worker about it, with the line end before it
 
 	attempts int  // before the one at hand
 	dear     bool // some worker was passed over because it asks too much
@@ -302,10 +302,7 @@ func (c *call) ask() *failure {
 	if err != nil {
 		return c.broken(err)
 	}
-	header := "Content-Type: application/json\r\nCocoon-Request: " + c.attemptID() + "\r\n"
-	if c.bill != nil {
-		header += headerTerms + ": " + c.terms + "\r\n"
-	}
+	header := "Content-Type: application/json\r\nCocoon-Request: " + c.attemptID() + c.terms + "\r\n"
 	if n := c.up.lease.Handle.Lack(); n > 0 {
 		header += tunnel.LackHeader + ": " + strconv.Itoa(n) + "\r\n"
 	}

@@ -45,8 +45,7 @@ type need struct {
 func (c *call) need(o *offer.Offer) (need, error) {
 	window := int64(o.ContextTokens)
 	n := need{price: o.Price.WithFee(c.s.money.fee), in: window, out: window}
-	if body := c.body.bytes(); !bytes.Contains(body, []byte(`"image_url"`)) && !bytes.Contains(body, []byte(`"input_audio"`)) &&
-		!bytes.Contains(body, []byte(`"file"`)) && !bytes.Contains(body, []byte(`"video_url"`)) {
+	if body := c.body.bytes(); !hasMedia(body) {
 		n.in = min(window, int64(len(body))+templateTokens)
 	}
 	if c.head.Limit > 0 {
@@ -55,6 +54,14 @@ func (c *call) need(o *offer.Offer) (need, error) {
 	n.out *= c.head.N
 	err := n.setCeiling()
 	return n, err
+}
+
+// hasMedia tells whether a request may have parts that are no text. Looking for a quote is slow in JSON, so what hardly
+// any text has is looked for first.
+func hasMedia(body []byte) bool {
+	has := func(s string) bool { return bytes.Contains(body, []byte(s)) }
+	return has(`_url"`) && (has(`"image_url"`) || has(`"video_url"`) || has(`"audio_url"`)) ||
+		has(`_audio"`) && has(`"input_audio"`) || has(`"file"`)
 }
 
 func (n *need) setCeiling() (err error) {
@@ -93,7 +100,7 @@ func (c *call) holdOnce(n *need) error {
 		c.key.Release(n.ceiling, 0)
 		return err
 	}
-	c.bill, c.terms = bill, t.Header()
+	c.bill, c.terms = bill, "\r\n"+headerTerms+": "+t.Header()
 	return nil
 }
 
@@ -112,6 +119,9 @@ func (c *call) agreed(n *need) *clerk.Terms {
 
 // attemptID is the request's name with the number of the attempt: each is a request of its own to worker and ledger.
 func (c *call) attemptID() string {
+	if c.attempts == 0 {
+		return c.id
+	}
 	return c.id[:len(c.id)-1] + strconv.Itoa(c.attempts)
 }
 
@@ -217,7 +227,7 @@ func (c *call) closeBill(f *failure) {
 		how = clerk.Failed
 	}
 	c.bill.Close(how)
-	c.bill = nil
+	c.bill, c.terms = nil, ""
 }
 
 // takeReceipt takes a receipt that came with the answer.
@@ -237,7 +247,7 @@ const receiptMark = "\ncocoon-receipt/v1\n"
 // splitReceipt takes the receipt off an answer's end.
 func splitReceipt(body []byte) (answer, wire []byte) {
 	from := max(0, len(body)-receipt.WireMax-1)
-	if i := bytes.LastIndex(body[from:], []byte(receiptMark)); i >= 0 {
+	if i := bytes.Index(body[from:], []byte(receiptMark)); i >= 0 {
 		return body[:from+i], body[from+i+1:]
 	}
 	return body, nil

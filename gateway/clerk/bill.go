@@ -1,10 +1,10 @@
 package clerk
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"cocoon/billing"
@@ -38,13 +38,11 @@ const (
 	eventBytes = 256
 )
 
-// state is where a bill is in its life.
-type state uint8
-
+// Where a bill is in its life.
 const (
-	open    state = iota // the request runs; its goroutine owns the bill
-	waiting              // for a receipt
-	queued               // what is to happen is decided, and on its way to the disk
+	open    = iota // the request runs; its goroutine owns the bill
+	waiting        // for a receipt
+	queued         // what is to happen is decided, and on its way to the disk
 )
 
 // Bill is one request's hold and its receipts. Until Close it belongs to one goroutine.
@@ -58,14 +56,15 @@ type Bill struct {
 	events  int   // relayed
 	bytes   int64 // relayed
 
-	state state     // guarded by the clerk's mu, as all is from Close on
+	// state leaves open with Close, and waiting with the clerk's mu held, which guards the chain while the bill waits.
+	state atomic.Int32
 	how   Ending    // from Close on
 	since time.Time // of Close
 }
 
 // Hold holds the ceiling for a request. The errors are the Desk's, ErrKeyset, ErrBacklog and ErrInvalid.
 func (c *Clerk) Hold(ctx context.Context, t *Terms, ceiling nanoton.Amount) (*Bill, error) {
-	if n := int(c.waiting.Load()) + c.pipe.size(); n >= BacklogMax {
+	if n := c.waiting.Load() + c.pipe.queued.Load(); n >= BacklogMax {
 		return nil, fmt.Errorf("%w: %d", ErrBacklog, n)
 	}
 	id, err := RequestID(t.Request)
@@ -91,9 +90,10 @@ func (c *Clerk) Hold(ctx context.Context, t *Terms, ceiling nanoton.Amount) (*Bi
 		return nil, err
 	}
 	b := &Bill{c: c, t: t, id: id, keyset: k, ceiling: ceiling}
-	c.mu.Lock()
-	c.bills[id] = b
-	c.mu.Unlock()
+	sh := c.shard(id)
+	sh.mu.Lock()
+	sh.bills[id] = b
+	sh.mu.Unlock()
 	return b, nil
 }
 
@@ -101,7 +101,7 @@ func (c *Clerk) Hold(ctx context.Context, t *Terms, ceiling nanoton.Amount) (*Bi
 // worker's fault. Of an interim receipt the signature is checked only when it is to be paid: a final one vouches for
 // those before it.
 func (b *Bill) Take(wire []byte) error {
-	r, err := parse(wire)
+	r, err := receipt.ParseEvent(wire)
 	if err != nil {
 		return b.refused(BadForm, err)
 	}
@@ -122,14 +122,6 @@ func (b *Bill) Take(wire []byte) error {
 func (b *Bill) refused(why Reason, err error) error {
 	b.c.counts.refuse(why)
 	return err
-}
-
-// parse reads a receipt whose last line feed may be missing.
-func parse(wire []byte) (*receipt.Signed, error) {
-	if n := len(wire); n > 0 && n < receipt.WireMax && wire[n-1] != '\n' {
-		wire = append(bytes.Clone(wire), '\n')
-	}
-	return receipt.Parse(wire)
 }
 
 // check checks that a receipt says what was agreed on, and stays below the caps.
@@ -217,19 +209,17 @@ func (b *Bill) implausible(r *receipt.Signed) bool {
 // later: Terms.Closed tells.
 func (b *Bill) Close(how Ending) {
 	c, r := b.c, b.final()
-	var e *entry
-	c.mu.Lock()
 	b.how, b.since = how, time.Now()
 	switch {
 	case how == Failed && r != nil && b.cost(r) == 0, how != Failed && r != nil:
-		e = c.settle(b, r)
+		c.enqueue(c.settle(b, r))
 	case how == Failed:
-		e = c.void(b, WorkerFault, r)
+		c.enqueue(c.void(b, WorkerFault, r))
 	case how == Done:
-		e = c.void(b, NoReceipt, nil)
+		c.enqueue(c.void(b, NoReceipt, nil))
 	default:
+		c.mu.Lock()
 		c.await(b)
+		c.mu.Unlock()
 	}
-	c.mu.Unlock()
-	c.enqueue(e)
 }

@@ -98,15 +98,44 @@ type Clerk struct {
 	log     *slog.Logger
 	keysets *keysets
 	pipe    pipeline
+	shards  [shards]shard
 
-	mu      sync.Mutex
-	bills   map[ledger.ID]*Bill // open, waiting or queued; guarded by mu
+	mu      sync.Mutex // taken before a shard's
 	workers map[receipt.Digest]*worker
 	fresh   []*peer // attached, for Run; guarded by mu
 	kick    chan struct{}
 	waiting atomic.Int64 // bills that wait for a receipt
 
 	counts counts
+}
+
+// shards is in how many parts the bills are kept: requests do not wait for each other then.
+const shards = 64
+
+// shard is a part of the bills, by their requests' IDs.
+type shard struct {
+	mu    sync.Mutex
+	bills map[ledger.ID]*Bill // open, waiting or queued
+	queue []*entry            // decided, for the pipeline
+}
+
+// shard returns that of a request.
+func (c *Clerk) shard(id ledger.ID) *shard { return &c.shards[id[0]%shards] }
+
+// bill finds one.
+func (c *Clerk) bill(id ledger.ID) *Bill {
+	sh := c.shard(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.bills[id]
+}
+
+// forget takes a bill out that is closed for good.
+func (c *Clerk) forget(b *Bill) {
+	sh := c.shard(b.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	delete(sh.bills, b.id)
 }
 
 // Open reads the folder of keysets, and takes the holds that a crash left over into the line of those that wait for a
@@ -124,8 +153,10 @@ func Open(c Config) (*Clerk, error) {
 	}
 	cl := &Clerk{
 		c: c, log: c.Logger, keysets: k, pipe: newPipeline(),
-		bills: map[ledger.ID]*Bill{}, workers: map[receipt.Digest]*worker{}, kick: make(chan struct{}, 1),
-		counts: newCounts(),
+		workers: map[receipt.Digest]*worker{}, kick: make(chan struct{}, 1), counts: newCounts(),
+	}
+	for i := range cl.shards {
+		cl.shards[i].bills = map[ledger.ID]*Bill{}
 	}
 	cl.recover()
 	return cl, nil
@@ -179,10 +210,16 @@ type WorkerStats struct {
 // Stats counts.
 func (c *Clerk) Stats() Stats {
 	s := c.counts.stats()
-	s.Waiting, s.Queued = int(c.waiting.Load()), c.pipe.size()
+	s.Waiting, s.Queued = int(c.waiting.Load()), int(c.pipe.queued.Load())
+	for i := range c.shards {
+		sh := &c.shards[i]
+		sh.mu.Lock()
+		s.Open += len(sh.bills)
+		sh.mu.Unlock()
+	}
+	s.Open = max(0, s.Open-s.Waiting)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.Open = len(c.bills) - s.Waiting
 	s.Workers = make(map[receipt.Digest]WorkerStats, len(c.workers))
 	for id, w := range c.workers {
 		ws := w.stats

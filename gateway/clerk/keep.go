@@ -69,11 +69,14 @@ func (c *Clerk) adopt(h billing.Hold) *Bill {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b := c.bills[h.Request]; b != nil {
+	sh := c.shard(h.Request)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if b := sh.bills[h.Request]; b != nil {
 		return b
 	}
 	b := &Bill{c: c, t: t, id: h.Request, ceiling: h.Ceiling, how: orphaned, since: time.Now()}
-	c.bills[h.Request] = b
+	sh.bills[h.Request] = b
 	c.await(b)
 	return b
 }
@@ -96,7 +99,7 @@ func (c *Clerk) reconcile() {
 		if err == nil {
 			c.mu.Lock()
 			var e *entry
-			if err = b.check(k, &r.Receipt); err == nil && b.state == waiting {
+			if err = b.check(k, &r.Receipt); err == nil && b.state.Load() == waiting {
 				e = c.settle(b, r)
 			}
 			c.mu.Unlock()
@@ -112,9 +115,11 @@ func (c *Clerk) reconcile() {
 func (c *Clerk) orphans() (list []*Bill) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, b := range c.bills {
-		if b.state == waiting && b.how == orphaned {
-			list = append(list, b)
+	for _, w := range c.workers {
+		for _, b := range w.waiting {
+			if b.how == orphaned {
+				list = append(list, b)
+			}
 		}
 	}
 	return list
@@ -127,9 +132,9 @@ func (c *Clerk) lookUp() {
 			continue
 		}
 		c.mu.Lock()
-		if b.state == waiting {
+		if b.state.Load() == waiting {
 			c.decided(b)
-			delete(c.bills, b.id)
+			c.forget(b)
 			c.counts.over([]*entry{{b: b, why: Patience}})
 		}
 		c.mu.Unlock()
@@ -158,7 +163,7 @@ func (c *Clerk) expire(now time.Time) {
 func (c *Clerk) giveUp(b *Bill) *entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b.state != waiting {
+	if b.state.Load() != waiting {
 		return nil
 	}
 	r := b.chain.Last()

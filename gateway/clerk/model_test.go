@@ -50,8 +50,13 @@ func (m *world) oneOf(costs ...nanoton.Amount) { m.wants[fmt.Sprint("user-", m.n
 // crashed: what was not on disk by then may be decided anew, by the worker's receipts alone.
 func (m *world) crashed() {
 	open := map[string]bool{}
-	for _, b := range m.o.clerk.bills {
-		open[b.t.User] = true
+	for i := range m.o.clerk.shards {
+		sh := &m.o.clerk.shards[i]
+		sh.mu.Lock()
+		for _, b := range sh.bills {
+			open[b.t.User] = true
+		}
+		sh.mu.Unlock()
 	}
 	for user := range open {
 		if last := m.finals()[user]; last != nil {
@@ -86,9 +91,7 @@ func (m *world) do(s step) {
 	m.ends = nil
 	switch s.kind {
 	case "crash":
-		m.o.clerk.mu.Lock()
 		m.crashed()
-		m.o.clerk.mu.Unlock()
 		m.o.crash()
 		if m.detach != nil {
 			m.detach = m.o.clerk.Attach(m.w.id, m.w.exchange)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cocoon/billing"
@@ -15,15 +16,18 @@ import (
 )
 
 const (
-	// gather is how long decisions come together before they go to the disk: a sync of the disk costs a tenth of a
-	// millisecond of CPU. Nobody waits for them, but who needs the money; then they go at once.
-	gather     = 25 * time.Millisecond
-	batchMax   = 4096                   // of them at once: a few megabytes
-	hurryMax   = 2 * time.Second        // that somebody waits for them
-	voidsMax   = 256                    // voids that wait for the journal at once: they share its writes
-	backoffMin = 100 * time.Millisecond // before what failed is tried again; doubled up to backoffMax
-	backoffMax = 5 * time.Second
-	flushMax   = 10 * time.Second // for what is left when Run ends: the rest is found again after a restart
+	// gather is how long decisions come together before they go to the disk, and settleEvery how long it is between two
+	// batches at least: a sync of the disk costs some tenths of a millisecond of CPU. Nobody waits for them, but who needs
+	// the money; then they go at once. What a crash takes back the workers present again.
+	gather      = 25 * time.Millisecond
+	settleEvery = 250 * time.Millisecond
+	hurryAt     = 4096                   // decisions, which do not wait for that any longer: a few megabytes
+	batchMax    = 1024                   // of them at once: one write to the log
+	hurryMax    = 2 * time.Second        // that somebody waits for them
+	voidsMax    = 256                    // voids that wait for the journal at once: they share its writes
+	backoffMin  = 100 * time.Millisecond // before what failed is tried again; doubled up to backoffMax
+	backoffMax  = 5 * time.Second
+	flushMax    = 10 * time.Second // for what is left when Run ends: the rest is found again after a restart
 )
 
 // entry is a decision about a bill.
@@ -37,27 +41,12 @@ type entry struct {
 	usage   offer.Usage
 }
 
-// settle decides that a receipt settles a bill. The lock is held.
+// settle decides that a receipt settles a bill. The lock is held if the bill waits.
 func (c *Clerk) settle(b *Bill, r *receipt.Signed) *entry {
 	c.decided(b)
 	e := &entry{b: b, paid: r, cost: b.cost(r)}
 	if b.billed(r) {
 		e.usage = r.Tokens
-	}
-	w := c.worker(b.t.Worker)
-	w.stats.Settled++
-	if b.how != Done {
-		return e
-	}
-	w.stats.Tokens += r.Tokens.Out - r.Tokens.Reasoning
-	w.stats.Events += int64(b.events)
-	w.stats.Bytes += b.bytes
-	if b.implausible(r) {
-		w.stats.Implausible++
-		if w.mayLog() {
-			c.log.Warn("a receipt counts more tokens than its answer can have", "worker", r.Worker.String(),
-				"request", r.Request, "out", r.Tokens.Out, "reasoning", r.Tokens.Reasoning, "events", b.events, "bytes", b.bytes)
-		}
 	}
 	return e
 }
@@ -65,24 +54,24 @@ func (c *Clerk) settle(b *Bill, r *receipt.Signed) *entry {
 // billed tells whether a request counts in its account's usage.
 func (b *Bill) billed(r *receipt.Signed) bool { return b.how != Failed && r.Status != receipt.Error }
 
-// void decides that a bill is void, and that a receipt, if there is one, is refused. The lock is held.
+// void decides that a bill is void, and that a receipt, if any, is refused. The lock is held if the bill waits.
 func (c *Clerk) void(b *Bill, why Reason, refused *receipt.Signed) *entry {
 	c.decided(b)
 	return &entry{b: b, refused: refused, why: why}
 }
 
-// decided takes a bill out of those that wait. The lock is held.
+// decided takes a bill out of those that wait, if it does; then the lock is held.
 func (c *Clerk) decided(b *Bill) {
-	if b.state == waiting {
+	if b.state.Load() == waiting {
 		delete(c.worker(b.t.Worker).waiting, b.id)
 		c.waiting.Add(-1)
 	}
-	b.state = queued
+	b.state.Store(queued)
 }
 
 // await has a bill wait for a receipt. The lock is held.
 func (c *Clerk) await(b *Bill) {
-	b.state = waiting
+	b.state.Store(waiting)
 	c.worker(b.t.Worker).waiting[b.id] = b
 	c.waiting.Add(1)
 }
@@ -92,7 +81,12 @@ func (c *Clerk) enqueue(e *entry) {
 	if e == nil {
 		return
 	}
-	c.pipe.add(e)
+	n := c.pipe.queued.Add(1)
+	sh := c.shard(e.b.id)
+	sh.mu.Lock()
+	sh.queue = append(sh.queue, e)
+	sh.mu.Unlock()
+	c.pipe.wake(n >= hurryAt)
 	if e.b.t.Closed != nil {
 		e.b.t.Closed(e.cost, e.usage)
 	}
@@ -104,18 +98,23 @@ type batch struct {
 	done    chan struct{} // closed when they are there, or given up
 }
 
-// pipeline is the decisions on their way to the disk.
+// pipeline leads the decisions, which wait in the shards, to the disk.
 type pipeline struct {
+	queued atomic.Int64  // decisions that are not there yet
+	kicked atomic.Bool   // kick was signalled for those that wait
+	kick   chan struct{} // there are some
+	hurry  chan struct{} // somebody waits for them
+
 	mu      sync.Mutex
 	current *batch // with the disk; nil: none
-	next    *batch // nil: none
-	kick    chan struct{}
-	hurry   chan struct{} // somebody waits for them
+	next    *batch // what takes those that wait now
 }
 
 func newPipeline() pipeline {
-	return pipeline{kick: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
+	return pipeline{kick: make(chan struct{}, 1), hurry: make(chan struct{}, 1), next: newBatch()}
 }
+
+func newBatch() *batch { return &batch{done: make(chan struct{})} }
 
 // signal sends to a channel that has room for one.
 func signal(c chan<- struct{}) {
@@ -125,50 +124,49 @@ func signal(c chan<- struct{}) {
 	}
 }
 
-func (p *pipeline) add(e *entry) {
-	p.mu.Lock()
-	first := p.next == nil
-	if first {
-		p.next = &batch{done: make(chan struct{})}
+// wake says that a decision waits.
+func (p *pipeline) wake(hurry bool) {
+	if hurry {
+		signal(p.hurry)
 	}
-	p.next.entries = append(p.next.entries, e)
-	p.mu.Unlock()
-	if first {
+	if !p.kicked.Load() && p.kicked.CompareAndSwap(false, true) { // a look is cheaper than the channel that all share
 		signal(p.kick)
 	}
 }
 
-// size is how many there are.
-func (p *pipeline) size() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := 0
-	for _, b := range []*batch{p.current, p.next} {
-		if b != nil {
-			n += len(b.entries)
-		}
-	}
-	return n
-}
-
 // take takes what has come.
-func (p *pipeline) take() *batch {
+func (c *Clerk) take() *batch {
+	p := &c.pipe
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.current, p.next = p.next, nil
-	return p.current
+	b := p.next
+	p.current, p.next = b, newBatch()
+	p.mu.Unlock()
+	p.kicked.Store(false) // before the look: what comes behind it signals again
+	for i := range c.shards {
+		sh := &c.shards[i]
+		sh.mu.Lock()
+		b.entries = append(b.entries, sh.queue...)
+		clear(sh.queue)
+		sh.queue = sh.queue[:0]
+		sh.mu.Unlock()
+	}
+	return b
 }
 
 // end ends the batch at hand.
 func (p *pipeline) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.queued.Add(-int64(len(p.current.entries)))
 	close(p.current.done)
 	p.current = nil
 }
 
 // flush waits for what is on its way now, if there is anything, and tells whether there was.
 func (p *pipeline) flush(ctx context.Context) (was bool) {
+	if p.queued.Load() == 0 {
+		return false
+	}
 	p.mu.Lock()
 	list := []*batch{p.current, p.next}
 	p.mu.Unlock()
@@ -178,31 +176,32 @@ func (p *pipeline) flush(ctx context.Context) (was bool) {
 		if b == nil {
 			continue
 		}
-		was = true
 		signal(p.hurry)
+		signal(p.kick)
 		select {
 		case <-b.done:
 		case <-ctx.Done():
-			return true
 		}
 	}
-	return was
+	return true
 }
 
 // settleAll takes decisions to the disk until the context is done, and then what is left, within flushMax.
 func (c *Clerk) settleAll(ctx context.Context) {
 	timer := time.NewTimer(gather)
 	defer timer.Stop()
+	var began time.Time // the last batch
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-c.pipe.kick:
-			timer.Reset(gather)
+			timer.Reset(max(gather, settleEvery-time.Since(began)))
 			select {
 			case <-timer.C:
 			case <-c.pipe.hurry:
 			case <-ctx.Done():
 			}
+			began = time.Now()
 			c.batch(ctx)
 		}
 	}
@@ -213,10 +212,7 @@ func (c *Clerk) settleAll(ctx context.Context) {
 
 // batch takes to the disk what has come.
 func (c *Clerk) batch(ctx context.Context) {
-	b := c.pipe.take()
-	if b == nil {
-		return
-	}
+	b := c.take()
 	defer c.pipe.end()
 	var voids, paid []*entry
 	for _, e := range b.entries {
@@ -344,14 +340,37 @@ func (c *Clerk) over(list []*entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range list {
-		delete(c.bills, e.b.id)
+		c.forget(e.b)
 		w := c.worker(e.b.t.Worker)
+		if e.paid != nil {
+			c.count(w, e)
+		}
 		switch {
 		case e.paid != nil && w.peer != nil: // else it presents the receipt again when it is back
 			w.peer.settled(e.paid.ID())
 		case e.refused != nil:
 			c.refuse(w, e.refused, e.why, nil)
 		}
+	}
+}
+
+// count counts what a worker was paid for. The lock is held.
+func (c *Clerk) count(w *worker, e *entry) {
+	w.stats.Settled++
+	b, r := e.b, e.paid
+	if b.how != Done {
+		return
+	}
+	w.stats.Tokens += r.Tokens.Out - r.Tokens.Reasoning
+	w.stats.Events += int64(b.events)
+	w.stats.Bytes += b.bytes
+	if !b.implausible(r) {
+		return
+	}
+	w.stats.Implausible++
+	if w.mayLog() {
+		c.log.Warn("a receipt counts more tokens than its answer can have", "worker", r.Worker.String(),
+			"request", r.Request, "out", r.Tokens.Out, "reasoning", r.Tokens.Reasoning, "events", b.events, "bytes", b.bytes)
 	}
 }
 

@@ -275,11 +275,8 @@ func (c *Clerk) judge(worker receipt.Digest, id ledger.ID, r *receipt.Signed) (*
 	if r.Worker != worker {
 		return nil, NotOwn, fmt.Errorf("%s", r.Worker)
 	}
-	c.mu.Lock()
-	b := c.bills[id]
-	decided := b != nil && b.state != waiting
-	c.mu.Unlock()
-	if decided {
+	b := c.bill(id)
+	if b != nil && b.state.Load() != waiting {
 		return nil, "", nil
 	}
 	if b == nil {
@@ -324,7 +321,7 @@ func (c *Clerk) known(r *receipt.Signed) (*entry, Reason, error) {
 func (c *Clerk) decide(b *Bill, k *keyset, r *receipt.Signed) (*entry, Reason, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b.state != waiting {
+	if b.state.Load() != waiting {
 		return nil, "", nil
 	}
 	if err := b.check(k, &r.Receipt); err != nil {

@@ -48,7 +48,7 @@ func Read(text []byte) ([]Item, error) {
 }
 
 func readItem(text []byte) (i Item, rest []byte, err error) {
-	if i.Signed, text, err = parseOne(text); err != nil {
+	if i.Signed, text, err = parseFirst(text); err != nil {
 		return Item{}, nil, err
 	}
 	if line, ok := bytes.CutPrefix(text, []byte(keysetHead)); ok {

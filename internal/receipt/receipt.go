@@ -90,16 +90,22 @@ func ParseDigest(s string) (Digest, error) {
 	if len(s) != 2*len(d) {
 		return Digest{}, fmt.Errorf("%w: a digest of %d characters, want 64", ErrForm, len(s))
 	}
-	_, err := hex.Decode(d[:], []byte(s))
-	var capital byte // letters have bit 0x40, and small ones 0x20 too
-	for i := range len(s) {
-		capital |= s[i] & 0x40 &^ (s[i] << 1)
+	var strange byte
+	for i := range d {
+		high, low := nibble(s[2*i]), nibble(s[2*i+1])
+		strange |= (hexDigits[high] ^ s[2*i]) | (hexDigits[low] ^ s[2*i+1])
+		d[i] = high<<4 | low
 	}
-	if err != nil || capital != 0 {
+	if strange != 0 {
 		return Digest{}, fmt.Errorf("%w: a digest that is not 64 lower-case hex digits", ErrForm)
 	}
 	return d, nil
 }
+
+const hexDigits = "0123456789abcdef"
+
+// nibble is the value of a digit, and some value for all else. Letters have bit 0x40.
+func nibble(c byte) byte { return (c&0xf + c>>6*9) & 0xf }
 
 // MarshalText is the digest in hex.
 func (d Digest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
@@ -229,7 +235,7 @@ func (r *Receipt) ending() error {
 
 func validRequest(s string) bool {
 	digits, ok := strings.CutPrefix(s, "req_")
-	return ok && len(digits) == requestDigits && strings.Trim(digits, "0123456789abcdef") == ""
+	return ok && len(digits) == requestDigits && strings.Trim(digits, hexDigits) == ""
 }
 
 func validModel(s string) bool {
@@ -374,7 +380,7 @@ func (s *Signed) Verify(key ed25519.PublicKey) error {
 }
 
 // digest hashes a receipt's text for the one purpose that a receipt key signs for.
-func digest(text []byte) Digest {
+func digest[T []byte | string](text T) Digest {
 	b := make([]byte, 0, len(idLabel)+WireMax) // on the stack
 	return sha256.Sum256(append(append(b, idLabel...), text...))
 }

@@ -53,30 +53,49 @@ func (s *Signed) Wire() []byte { return []byte(s.wire) }
 // Parse reads one receipt in its wire form, and nothing after it. It refuses all that Append would have written in
 // another way, so that a receipt has one spelling; it does not verify the signature. Errors are ErrForm.
 func Parse(wire []byte) (*Signed, error) {
-	s, rest, err := parseOne(wire)
-	if err == nil && len(rest) > 0 {
-		err = fmt.Errorf("%w: something follows it", ErrForm)
+	if len(wire) > WireMax {
+		return nil, errEnd()
 	}
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return parse(string(wire))
 }
 
-// parseOne reads the receipt that b begins with.
-func parseOne(b []byte) (s *Signed, rest []byte, err error) {
+// ParseEvent is Parse of a receipt that came with an answer, where its last line feed may be missing.
+func ParseEvent(data []byte) (*Signed, error) {
+	if n := len(data); n == 0 || n >= WireMax || data[n-1] == '\n' {
+		return Parse(data)
+	}
+	return parse(string(data) + "\n")
+}
+
+func errEnd() error {
+	return fmt.Errorf("%w: no line with a signature at its end, or more than %d bytes", ErrForm, WireMax)
+}
+
+// parseFirst reads the receipt that b begins with.
+func parseFirst(b []byte) (s *Signed, rest []byte, err error) {
 	size := bytes.Index(b[:min(len(b), WireMax)], []byte("\n"+signatureHead)) + 1
 	end := size + signatureLine
-	if size == 0 || end > min(len(b), WireMax) || b[end-1] != '\n' {
-		return nil, nil, fmt.Errorf("%w: no line with a signature in its first %d bytes", ErrForm, WireMax)
+	if size == 0 || end > min(len(b), WireMax) {
+		return nil, nil, errEnd()
 	}
-	s = &Signed{wire: string(b[:end])}
-	if s.signature, err = parseSignature(b[size+len(signatureHead) : end-1]); err != nil {
-		return nil, nil, err
+	s, err = parse(string(b[:end]))
+	return s, b[end:], err
+}
+
+// parse reads a receipt that is all of wire, which it keeps.
+func parse(wire string) (*Signed, error) {
+	size := len(wire) - signatureLine
+	if size < 0 || !strings.HasPrefix(wire[size:], signatureHead) || wire[len(wire)-1] != '\n' {
+		return nil, errEnd()
 	}
-	p := parser{rest: s.wire[:size]}
+	s := &Signed{wire: wire}
+	var err error
+	if s.signature, err = parseSignature(wire[size+len(signatureHead) : len(wire)-1]); err != nil {
+		return nil, err
+	}
+	p := parser{rest: wire[:size]}
 	p.receipt(&s.Receipt)
-	s.id = digest(b[:size-len(p.rest)])
+	s.id = digest(wire[:size-len(p.rest)])
 	s.over = s.id
 	if p.rest != "" && p.why == "" {
 		p.literal(batchHead)
@@ -86,22 +105,23 @@ func parseOne(b []byte) (s *Signed, rest []byte, err error) {
 		p.why = "a line that does not belong there"
 	}
 	if p.why != "" {
-		return nil, nil, fmt.Errorf("%w: %s", ErrForm, p.why)
+		return nil, fmt.Errorf("%w: %s", ErrForm, p.why)
 	}
 	if err := s.Validate(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	s.Request, s.Model = strings.Clone(s.Request), strings.Clone(s.Model) // who keeps one of them does not keep the rest
-	return s, b[end:], nil
+	s.Request = strings.Clone(s.Request) // who keeps it does not keep the rest
+	return s, nil
 }
 
 // parseSignature reads base64 in its one spelling, without anything that a decoder passes over.
-func parseSignature(text []byte) (signature [ed25519.SignatureSize]byte, err error) {
-	var b [signatureText]byte
-	n, err := base64.StdEncoding.Decode(b[:], text)
-	copy(signature[:], b[:])
-	base64.StdEncoding.Encode(b[:], signature[:])
-	if err != nil || n != len(signature) || !bytes.Equal(b[:], text) {
+func parseSignature(text string) (signature [ed25519.SignatureSize]byte, err error) {
+	var b, again [signatureText]byte
+	copy(b[:], text)
+	n, err := base64.StdEncoding.Decode(again[:], b[:])
+	copy(signature[:], again[:])
+	base64.StdEncoding.Encode(again[:], signature[:])
+	if err != nil || n != len(signature) || again != b {
 		return signature, fmt.Errorf("%w: the signature is not 64 bytes in base64", ErrForm)
 	}
 	return signature, nil

@@ -31,6 +31,9 @@ const RecordMax = 1 << 20
 // tailMax bounds what Open may cut off, bytes: a batch has a record of each of its writers.
 const tailMax = 64 << 20
 
+// spareMax bounds the buffer that is kept from one batch to the next, bytes: of a thousand receipts.
+const spareMax = 2 << 20
+
 // FrameSize is what stands before each record, bytes.
 const FrameSize = 12
 
@@ -79,6 +82,7 @@ type File struct {
 	writing sync.Mutex // held by the one that writes
 	mu      sync.Mutex
 	next    *batch // what is written next; nil: nobody has begun one
+	spare   []byte // a buffer for it
 	size    int64  // of what is on disk
 	err     error  // why the file takes nothing any more
 }
@@ -268,8 +272,8 @@ func (f *File) Append(records ...[]byte) ([]int64, error) {
 	}
 	b, first := f.next, f.next == nil
 	if first {
-		b = &batch{done: make(chan struct{})}
-		f.next = b
+		b = &batch{buf: f.spare, done: make(chan struct{})}
+		f.next, f.spare = b, nil
 	}
 	size := 0
 	for _, r := range records {
@@ -319,6 +323,9 @@ func (f *File) write(b *batch) {
 	f.size = size
 	if f.err == nil {
 		f.err = poisoned
+	}
+	if cap(b.buf) <= spareMax { // nobody reads it any more
+		f.spare = b.buf[:0]
 	}
 	f.mu.Unlock()
 }
