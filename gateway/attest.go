@@ -50,6 +50,16 @@ func (m *member) holds(now time.Time) bool {
 	return m.barred.Load() == nil && now.Before(m.result.Load().Expires)
 }
 
+// outgrownMin is how old an appraisal has to be to be repeated on its worker's word: each costs milliseconds.
+const outgrownMin = time.Minute
+
+// outgrown has a worker attested anew that says that its keyset is another one now.
+func (m *member) outgrown(now time.Time) {
+	if now.Sub(m.result.Load().At) >= outgrownMin {
+		m.Reattest()
+	}
+}
+
 // appraiser judges workers' evidence.
 type appraiser struct {
 	policy atomic.Pointer[attest.Policy] // replaced whole

@@ -364,6 +364,30 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// TestKeysetOutgrown has a worker that says that it has another keyset: it is attested anew, unless it just was.
+func TestKeysetOutgrown(t *testing.T) {
+	n := billed(t, nanoton.PerTON)
+	n.pay(4, func(w http.ResponseWriter, _ *http.Request, _ *payee) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, `{"error":{"message":"other keyset","type":"server_error","param":null,"code":"keyset_not_served"}}`)
+	})
+	m := n.server.appraiser.all()[0]
+	first := m.result.Load()
+	refused(t, n.ask(askWhole), http.StatusServiceUnavailable)
+	if m.result.Load() != first {
+		t.Error("a worker is attested as often as it likes")
+	}
+	old := *first
+	old.At = old.At.Add(-outgrownMin)
+	m.result.Store(&old)
+	refused(t, n.ask(askWhole), http.StatusServiceUnavailable)
+	n.until("the worker is attested anew", func() bool { return m.result.Load() != &old })
+	if got := n.spent(nanoton.PerTON); got != 0 {
+		t.Errorf("it cost %d nanoTON", got)
+	}
+}
+
 func TestPrices(t *testing.T) {
 	n := billed(t, 0)
 	n.pay(4, honest(nil))

@@ -120,6 +120,9 @@ func (c *call) tooLate() *failure {
 // errorHeadMax is how much of a worker's error answer is read.
 const errorHeadMax = 64 << 10
 
+// codeKeyset is a worker's answer to terms that name a keyset which it does not serve by any more.
+const codeKeyset = "keyset_not_served"
+
 // checkHead turns anything but the answer that was asked for into a failure.
 func (c *call) checkHead() *failure {
 	resp := c.up.resp
@@ -147,6 +150,9 @@ func (c *call) reported(e *openai.Error) *failure {
 		f.outcome = router.WorkerBusy
 		return f
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		if e.Code == codeKeyset {
+			c.up.lease.Handle.outgrown(time.Now())
+		}
 		return &failure{outcome: router.WorkerBusy, reason: "busy", err: errBusy()}
 	case http.StatusGatewayTimeout:
 		f := c.tooLate()
