@@ -102,6 +102,17 @@ func (e *engine) next(t *testing.T) *call {
 	}
 }
 
+// forget drops the calls that wait, and those that come within a moment.
+func (e *engine) forget() {
+	for {
+		select {
+		case <-e.calls:
+		case <-time.After(time.Second / 2):
+			return
+		}
+	}
+}
+
 // run lets the handler do f, in its own goroutine, and waits until it has.
 func (c *call) run(t *testing.T, f func()) {
 	t.Helper()

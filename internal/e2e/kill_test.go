@@ -33,7 +33,7 @@ func TestKillLoop(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
-	t.Parallel()
+	// Not parallel with the others, of which many look at the clock: it takes all of the machine.
 	bin := t.TempDir()
 	if err := build(bin, false); err != nil { // the race detector triples what a start takes
 		t.Fatal(err)

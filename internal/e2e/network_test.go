@@ -68,7 +68,7 @@ collateral: {offline: true}
 tee: none
 log_level: debug
 limits:
-  body_timeout: 8s
+  body_timeout: 12s
   first_byte_timeout: 6s
   idle_timeout: 5s
   keep_alive: %s
