@@ -7,9 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"cocoon/billing"
 	"cocoon/gateway/accounts"
@@ -100,7 +98,7 @@ func (c *call) holdOnce(n *need) error {
 		c.key.Release(n.ceiling, 0)
 		return err
 	}
-	c.bill, c.terms = bill, "\r\n"+headerTerms+": "+t.Header()
+	c.bill, c.terms = bill, "\r\n"+clerk.TermsHeader+": "+t.Header()
 	return nil
 }
 
@@ -125,20 +123,15 @@ func (c *call) attemptID() string {
 	return c.id[:len(c.id)-1] + strconv.Itoa(c.attempts)
 }
 
-// user is the end user that the client names, in the body or in a header.
+// user is the end user that the client names, in the body or in a header. As in a body, a header that names none is no fault.
 func (c *call) user() string {
 	if c.head.User != "" {
 		return c.head.User
 	}
-	if h := c.r.Header[headerUser]; len(h) == 1 && validUser(h[0]) {
+	if h := c.r.Header[headerUser]; len(h) == 1 && accounts.ValidUser(h[0]) {
 		return h[0]
 	}
 	return ""
-}
-
-// validUser tells whether a header can stand as an end user's name; as in a body, one that can't is no fault.
-func validUser(s string) bool {
-	return len(s) <= clerk.UserMax && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
 // clamp makes do with what is there; false if that is too little.
@@ -168,7 +161,8 @@ func (c *call) unheld(err error) *failure {
 	case c.r.Context().Err() != nil:
 		return errClientGone()
 	case errors.Is(err, billing.ErrFunds):
-		f.err = errFunds(err)
+		funds, _ := errors.AsType[*billing.FundsError](err) // nothing else is ErrFunds
+		f.err = errFunds(funds)
 	case errors.Is(err, clerk.ErrKeyset): // it is being attested anew
 		return &failure{outcome: router.WorkerBusy, reason: "keyset", err: errBusy(), cause: err}
 	case errors.Is(err, billing.ErrElsewhere), errors.Is(err, billing.ErrUnavailable), errors.Is(err, billing.ErrBacklog),
@@ -188,13 +182,10 @@ func (c *call) unheld(err error) *failure {
 }
 
 // errFunds is a 402: the money is not there, however often a client tries.
-func errFunds(err error) *openai.Error {
-	e := openai.NewError(http.StatusPaymentRequired, "insufficient_balance", "the account has too little money for this request")
-	if funds, ok := errors.AsType[*billing.FundsError](err); ok {
-		e.Message = "the account has too little money for this request: balance " + funds.Balance.String() +
-			", held for running requests " + funds.Held.String() + ", needed " + funds.Needed.String() +
-			" for the longest answer; lower max_tokens, wait for running requests, or add money"
-	}
+func errFunds(funds *billing.FundsError) *openai.Error {
+	e := openai.NewError(http.StatusPaymentRequired, "insufficient_balance",
+		"the account has too little money for this request: balance %v, held for running requests %v, needed %v for the longest answer; "+
+			"lower max_tokens, wait for running requests, or add money", funds.Balance, funds.Held, funds.Needed)
 	e.NoRetry = true
 	return e
 }
@@ -239,16 +230,4 @@ func (c *call) takeReceipt(wire []byte) *failure {
 		return errFault("receipt", err)
 	}
 	return nil
-}
-
-// receiptMark begins the receipt behind an answer that is not streamed. JSON has no line end followed by such words.
-const receiptMark = "\ncocoon-receipt/v1\n"
-
-// splitReceipt takes the receipt off an answer's end.
-func splitReceipt(body []byte) (answer, wire []byte) {
-	from := max(0, len(body)-receipt.WireMax-1)
-	if i := bytes.Index(body[from:], []byte(receiptMark)); i >= 0 {
-		return body[:from+i], body[from+i+1:]
-	}
-	return body, nil
 }

@@ -39,7 +39,7 @@ func TestSplitReceipt(t *testing.T) {
 		{"{}\n" + wire + long, "{}\n" + wire + long, ""},        // longer than any
 		{"{}\n" + wire + "\n" + wire, "{}", wire + "\n" + wire}, // refused when it is read
 	} {
-		answer, got := splitReceipt([]byte(c[0]))
+		answer, got := receipt.Split([]byte(c[0]))
 		if !bytes.Equal(answer, []byte(c[1])) || !bytes.Equal(got, []byte(c[2])) {
 			t.Errorf("%.60q: %.60q and %.60q", c[0], answer, got)
 		}

@@ -316,7 +316,7 @@ func (c *call) relayAnswer() *failure {
 	if f := c.readAnswer(&b); f != nil {
 		return f
 	}
-	answer, wire := splitReceipt(b.bytes())
+	answer, wire := receipt.Split(b.bytes())
 	a, err := openai.ReadAnswer(answer)
 	switch {
 	case err != nil:

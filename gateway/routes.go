@@ -28,7 +28,6 @@ const (
 	headerCost      = "Cocoon-Cost-Nanoton"
 	headerMaxTokens = "Cocoon-Max-Tokens"
 	headerUser      = "Cocoon-User"
-	headerTerms     = "Cocoon-Terms" // to workers
 )
 
 const chatPath = "/v1/chat/completions"

@@ -47,14 +47,6 @@ func checkConfig(o options, stdout io.Writer) error {
 	return err
 }
 
-// one is the single argument that a command takes.
-func (o options) one(what string) (string, error) {
-	if len(o.words) != 2 {
-		return "", fmt.Errorf("'%s' takes one %s: %w", o.words[0], what, errUsage)
-	}
-	return o.words[1], nil
-}
-
 func workers(o options, stdout io.Writer) error {
 	dir, err := dataDir(o)
 	if err != nil {
@@ -68,10 +60,11 @@ func workers(o options, stdout io.Writer) error {
 	case "list":
 		return listWorkers(store, stdout)
 	case "approve", "revoke":
-		id, err := o.one("ID")
+		args, err := o.args("one ID")
 		if err != nil {
 			return err
 		}
+		id := args[0]
 		state := gateway.Approved
 		if o.words[0] == "revoke" {
 			state = gateway.Revoked

@@ -356,6 +356,16 @@ type Signed struct {
 // Is tells whether data begins as a receipt does.
 func Is(data []byte) bool { return bytes.HasPrefix(data, []byte(head)) }
 
+// Split takes the receipt off the end of an answer that is not streamed: behind its JSON stand a line end and the wire
+// form, and no JSON has a line end followed by such words. wire is nil if there is none.
+func Split(answer []byte) (body, wire []byte) {
+	from := max(0, len(answer)-WireMax-1)
+	if i := bytes.Index(answer[from:], []byte("\n"+head)); i >= 0 {
+		return answer[:from+i], answer[from+i+1:]
+	}
+	return answer, nil
+}
+
 // Sign signs a receipt that is valid and rightly added up.
 func Sign(r Receipt, key ed25519.PrivateKey) (*Signed, error) {
 	s, err := SignBatch([]Receipt{r}, key)
