@@ -11,6 +11,7 @@ import (
 	"cocoon/gateway/accounts"
 	"cocoon/internal/h1"
 	"cocoon/internal/openai"
+	"cocoon/internal/receipt"
 	"cocoon/internal/sse"
 	"cocoon/router"
 )
@@ -120,9 +121,6 @@ func (c *call) tooLate() *failure {
 // errorHeadMax is how much of a worker's error answer is read.
 const errorHeadMax = 64 << 10
 
-// codeKeyset is a worker's answer to terms that name a keyset which it does not serve by any more.
-const codeKeyset = "keyset_not_served"
-
 // checkHead turns anything but the answer that was asked for into a failure.
 func (c *call) checkHead() *failure {
 	resp := c.up.resp
@@ -150,7 +148,7 @@ func (c *call) reported(e *openai.Error) *failure {
 		f.outcome = router.WorkerBusy
 		return f
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		if e.Code == codeKeyset {
+		if e.Code == receipt.KeysetNotServed {
 			c.up.lease.Handle.outgrown(time.Now())
 		}
 		return &failure{outcome: router.WorkerBusy, reason: "busy", err: errBusy()}

@@ -98,7 +98,7 @@ func (c *call) holdOnce(n *need) error {
 		c.key.Release(n.ceiling, 0)
 		return err
 	}
-	c.bill, c.terms = bill, "\r\n"+clerk.TermsHeader+": "+t.Header()
+	c.bill, c.terms = bill, "\r\n"+receipt.DealHeader+": "+t.Deal().String()
 	return nil
 }
 

@@ -26,7 +26,7 @@ import (
 // paid is a rig whose requests are paid for.
 type paid struct {
 	*rig
-	terms terms
+	terms receipt.Deal
 	n     int
 }
 
@@ -63,10 +63,10 @@ func (p *paid) open(t *testing.T) {
 }
 
 // agreed is what a gateway says that attested the worker now.
-func (p *paid) agreed(t *testing.T) terms {
+func (p *paid) agreed(t *testing.T) receipt.Deal {
 	t.Helper()
-	return terms{
-		keyset: sha256.Sum256(p.worker.prover.current()), mode: receipt.Gateway, price: p.worker.config.Price.offered(),
+	return receipt.Deal{
+		Keyset: sha256.Sum256(p.worker.prover.current()), Mode: receipt.Gateway, Price: p.worker.config.Price.offered(),
 	}
 }
 
@@ -83,7 +83,7 @@ func (p *paid) send(ctx context.Context, name, body, terms string) (*http.Respon
 		return nil, err
 	}
 	req.Header.Set("Cocoon-Request", name)
-	req.Header.Set(termsHeader, terms)
+	req.Header.Set(receipt.DealHeader, terms)
 	return http.DefaultClient.Do(req)
 }
 
@@ -169,8 +169,8 @@ func (p *paid) final(t *testing.T, s served, name, body string) *receipt.Signed 
 	w := p.worker
 	o := w.catalog.Load().offer(s.receipts[0].Model)
 	want := receipt.Terms{
-		Request: name, Worker: receipt.Digest(w.ID()), Keyset: p.terms.keyset, Epoch: w.prover.keyset.Epoch, Model: o.Model,
-		Weights: weightsOf(o.WeightsDigest), Engine: sha256.Sum256([]byte(o.Engine)), Mode: p.terms.mode, Price: p.terms.price,
+		Request: name, Worker: receipt.Digest(w.ID()), Keyset: p.terms.Keyset, Epoch: w.prover.keyset.Epoch, Model: o.Model,
+		Weights: weightsOf(o.WeightsDigest), Engine: sha256.Sum256([]byte(o.Engine)), Mode: p.terms.Mode, Price: p.terms.Price,
 		InMax: 1 << 30, OutMax: 1 << 30, Ceiling: 1 << 60,
 	}
 	var chain receipt.Chain

@@ -127,13 +127,13 @@ func (w *Worker) complete(r *http.Request, out *reply) (openai.Usage, error) {
 
 // meter begins to meter a request if the gateway pays for it; nil if it does not.
 func (w *Worker) meter(r *http.Request, o *offer.Offer, body []byte, start time.Time) (*meter, error) {
-	text := r.Header.Values(termsHeader)
+	text := r.Header.Values(receipt.DealHeader)
 	if len(text) == 0 {
 		return nil, nil
 	}
-	t, err := parseTerms(strings.Join(text, ", ")) // several are none
+	t, err := receipt.ParseDeal(strings.Join(text, ", ")) // several are none
 	if err != nil {
-		return nil, notMet(codeTerms, "The worker can't read the header %s; %v.", termsHeader, err)
+		return nil, notMet(codeTerms, "The worker can't read the header %s; %v.", receipt.DealHeader, err)
 	}
 	till := w.till.Load()
 	if till == nil {

@@ -13,50 +13,6 @@ import (
 	"cocoon/worker/engine/enginetest"
 )
 
-func TestParseTerms(t *testing.T) {
-	digest := strings.Repeat("0a", 32)
-	for text, ok := range map[string]bool{
-		digest + " gateway 1 0 3":                    true,
-		digest + " simulated 1000000000000 0 0":      true,
-		digest + " later 1 0 3":                      true, // a mode that we may not serve
-		"":                                           false,
-		digest:                                       false,
-		digest + " gateway 1 0":                      false,
-		digest + " gateway 1 0 3 ":                   false,
-		digest + "  gateway 1 0 3":                   false,
-		digest + " gateway 1 0 +3":                   false,
-		digest + " gateway 1 0 03":                   false,
-		digest + " gateway 1 0 -3":                   false,
-		digest + " gateway 1 0 1000000000001":        false,
-		digest + " gateway 1 0 9223372036854775808":  false,
-		strings.ToUpper(digest) + " gateway 1 0 3":   false,
-		digest[1:] + " gateway 1 0 3":                false,
-		digest + " gateway 1 0 3, " + digest:         false,
-		digest + " gateway 1 0 3\n":                  false,
-		digest + " gateway 1 0 3 " + digest + "0000": false,
-	} {
-		got, err := parseTerms(text)
-		if (err == nil) != ok {
-			t.Errorf("%q: %v", text, err)
-		}
-		if ok && got.String() != text {
-			t.Errorf("%q becomes %q", text, got)
-		}
-	}
-}
-
-func FuzzTerms(f *testing.F) {
-	f.Add(strings.Repeat("0a", 32) + " gateway 1 0 3")
-	f.Add(strings.Repeat("0", 64) + "    0")
-	f.Add("")
-	f.Fuzz(func(t *testing.T, text string) {
-		got, err := parseTerms(text)
-		if err == nil && (got.String() != text || got.price.Validate() != nil) {
-			t.Errorf("%q is taken as %q", text, got)
-		}
-	})
-}
-
 func TestAskedPrices(t *testing.T) {
 	var a asked
 	start := time.Unix(1_700_000_000, 0)
@@ -100,7 +56,7 @@ func TestTermsRefused(t *testing.T) {
 	p := newPaid(t, enginetest.VLLM, nil)
 	good := p.terms
 	w := p.worker
-	later := func(change func(*terms)) string {
+	later := func(change func(*receipt.Deal)) string {
 		c := good
 		change(&c)
 		return c.String()
@@ -121,10 +77,10 @@ func TestTermsRefused(t *testing.T) {
 	}
 	for what, c := range map[string]struct{ name, terms, code string }{
 		"no terms":        {p.name(), "x", codeTerms},
-		"unknown keyset":  {p.name(), later(func(c *terms) { c.keyset[0]++ }), codeKeyset},
-		"other price":     {p.name(), later(func(c *terms) { c.price.Out-- }), codePrice},
-		"sealed":          {p.name(), later(func(c *terms) { c.mode = receipt.Sealed }), codeTerms},
-		"unknown mode":    {p.name(), later(func(c *terms) { c.mode = "open" }), codeTerms},
+		"unknown keyset":  {p.name(), later(func(c *receipt.Deal) { c.Keyset[0]++ }), receipt.KeysetNotServed},
+		"other price":     {p.name(), later(func(c *receipt.Deal) { c.Price.Out-- }), codePrice},
+		"sealed":          {p.name(), later(func(c *receipt.Deal) { c.Mode = receipt.Sealed }), codeTerms},
+		"unknown mode":    {p.name(), later(func(c *receipt.Deal) { c.Mode = "open" }), codeTerms},
 		"no request name": {"abc-1", good.String(), codeTerms},
 		"name in capital": {"req_" + strings.Repeat("A", 32), good.String(), codeTerms},
 	} {
@@ -147,10 +103,10 @@ func TestTermsRefused(t *testing.T) {
 	// Keysets: the one before is good, of what it names.
 	p.fake.Models = []string{"ok", "new"}
 	w.refresh(t.Context())
-	if status, text := ask(p.name(), "new", good.String()); status != 503 || !strings.Contains(text, codeKeyset) {
+	if status, text := ask(p.name(), "new", good.String()); status != 503 || !strings.Contains(text, receipt.KeysetNotServed) {
 		t.Errorf("a model that the keyset does not have: %d %s", status, text)
 	}
-	if fresh := p.agreed(t); fresh.keyset == good.keyset {
+	if fresh := p.agreed(t); fresh.Keyset == good.Keyset {
 		t.Error("no new keyset")
 	} else if status, text := ask(p.name(), "new", fresh.String()); status != 200 {
 		t.Errorf("under the new keyset: %d %s", status, text)
@@ -163,7 +119,7 @@ func TestTermsRefused(t *testing.T) {
 		w.prover.given[i].NotAfter = time.Now()
 	}
 	w.prover.mu.Unlock()
-	if status, text := ask(p.name(), "ok", good.String()); status != 503 || !strings.Contains(text, codeKeyset) {
+	if status, text := ask(p.name(), "ok", good.String()); status != 503 || !strings.Contains(text, receipt.KeysetNotServed) {
 		t.Errorf("under a keyset that has ended: %d %s", status, text)
 	}
 }
@@ -187,7 +143,7 @@ func TestTermsOfOthers(t *testing.T) {
 	v := vendor(t)
 	p.worker.config.Simulated = attest.Roots{SNP: v.SNPRoots()}
 	for mode, ok := range map[receipt.Mode]bool{receipt.Gateway: false, receipt.Simulated: true, receipt.Unprotected: true} {
-		p.terms.mode = mode
+		p.terms.Mode = mode
 		if _, err := p.worker.agree(p.terms, &o, time.Now()); (err == nil) != ok {
 			t.Errorf("%s in a simulated machine: %v", mode, err)
 		}
@@ -234,8 +190,8 @@ func TestLivePrices(t *testing.T) {
 	if err := w.reprice(); err != nil || sheet() != next {
 		t.Fatalf("%v, the sheet says %+v", err, sheet())
 	}
-	for _, price := range []offer.Price{old.price, next} { // who held money a moment ago is served at that price
-		p.terms.price = price
+	for _, price := range []offer.Price{old.Price, next} { // who held money a moment ago is served at that price
+		p.terms.Price = price
 		name := p.name()
 		s := p.serve(t, name, chatBody("ok", true))
 		if last := p.final(t, s, name, chatBody("ok", true)); last.Price != price {
@@ -254,7 +210,7 @@ func TestLivePrices(t *testing.T) {
 	if err := os.Remove(pricesPath(w.config.DataDir)); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.reprice(); err != nil || sheet() != old.price {
+	if err := w.reprice(); err != nil || sheet() != old.Price {
 		t.Errorf("without the file: %v, the sheet says %+v", err, sheet())
 	}
 }

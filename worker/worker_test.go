@@ -168,7 +168,7 @@ func (g *testGateway) attested(t *testing.T) receipt.Digest {
 func pay(t *testing.T, w *tunnel.Worker, keyset receipt.Digest) {
 	t.Helper()
 	name := "req_" + strings.Repeat("7", 32)
-	header := fmt.Sprintf("Cocoon-Request: %s\r\n%s: %s\r\n", name, termsHeader, terms{keyset: keyset, mode: receipt.Gateway})
+	header := fmt.Sprintf("Cocoon-Request: %s\r\n%s: %s\r\n", name, receipt.DealHeader, receipt.Deal{Keyset: keyset, Mode: receipt.Gateway})
 	_, text := through(t, w, chatBody("ok", true), header)
 	if !strings.Contains(text, "data: cocoon-receipt/v1\ndata: request "+name) {
 		t.Errorf("no receipt in %s", text)

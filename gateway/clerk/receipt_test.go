@@ -342,14 +342,6 @@ func TestHoldRefuses(t *testing.T) {
 	})
 }
 
-func TestHeader(t *testing.T) {
-	terms := Terms{Keyset: receipt.Digest{0xab}, Mode: receipt.Unprotected, Ask: ask()}
-	want := "ab" + strings.Repeat("0", 62) + " unprotected 1000000 500000 3000000"
-	if got := terms.Header(); got != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
-
 // A note gives the terms back, and is short enough for every request.
 func TestNote(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"cocoon/billing/ledger"
 	"cocoon/internal/nanoton"
@@ -38,17 +37,9 @@ type Terms struct {
 	Closed func(cost nanoton.Amount, u offer.Usage)
 }
 
-// TermsHeader is the header that tells a worker what it is asked to serve on.
-const TermsHeader = "Cocoon-Terms"
-
-// Header is the value of TermsHeader.
-func (t *Terms) Header() string {
-	b := make([]byte, 0, 160)
-	b = append(hex.AppendEncode(b, t.Keyset[:]), ' ')
-	b = append(append(b, t.Mode...), ' ')
-	b = append(strconv.AppendInt(b, int64(t.Ask.In), 10), ' ')
-	b = append(strconv.AppendInt(b, int64(t.Ask.Cached), 10), ' ')
-	return string(strconv.AppendInt(b, int64(t.Ask.Out), 10))
+// Deal is what the worker is told of them.
+func (t *Terms) Deal() receipt.Deal {
+	return receipt.Deal{Keyset: t.Keyset, Mode: t.Mode, Price: t.Ask}
 }
 
 // requestSize is that of a request's name in bytes: its 32 hex digits.

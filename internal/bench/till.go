@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -69,25 +67,20 @@ type group struct {
 
 // meter reads what a gateway asks for a receipt on.
 func (t *till) meter(r *http.Request) (mock.Sign, error) {
-	text := r.Header.Get("Cocoon-Terms")
+	text := r.Header.Get(receipt.DealHeader)
 	if text == "" {
 		return nil, nil
 	}
-	terms := receipt.Receipt{
-		Request: r.Header.Get("Cocoon-Request"), Worker: t.worker, Epoch: mockEpoch, Keyset: t.keyset,
-		Engine: sha256.Sum256([]byte(mockEngine)), Kind: receipt.Final, Status: receipt.OK, Tokens: mockUsage(),
+	deal, err := receipt.ParseDeal(text)
+	if err != nil {
+		return nil, err
 	}
-	f := strings.Fields(text)
-	if len(f) != 5 || f[0] != t.keyset.String() {
+	if deal.Keyset != t.keyset {
 		return nil, errors.New("the terms are of no keyset of this worker")
 	}
-	terms.Mode = receipt.Mode(f[1])
-	for i, to := range []*nanoton.Amount{&terms.Price.In, &terms.Price.Cached, &terms.Price.Out} {
-		n, err := strconv.ParseInt(f[2+i], 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("the terms' price: %w", err)
-		}
-		*to = nanoton.Amount(n)
+	terms := receipt.Receipt{
+		Request: r.Header.Get("Cocoon-Request"), Worker: t.worker, Epoch: mockEpoch, Keyset: t.keyset, Mode: deal.Mode, Price: deal.Price,
+		Engine: sha256.Sum256([]byte(mockEngine)), Kind: receipt.Final, Status: receipt.OK, Tokens: mockUsage(),
 	}
 	if terms.Price != mockPrice() {
 		return nil, errors.New("the terms' price is not the worker's")
