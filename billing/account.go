@@ -33,6 +33,8 @@ type account struct {
 	base     nanoton.Amount // what the ledger says source has, if known; changed only by who has Desk.sql
 	held     nanoton.Amount // by open requests
 	unposted nanoton.Amount // settled, not in the ledger yet
+	leaving  nanoton.Amount // by a withdrawal that is under way
+	unsure   nanoton.Amount // by withdrawals whose outcome is not known, until sureAt
 	known    bool
 	gone     bool           // not in the map any more
 	drained  bool           // the customer had no more when an allotment was last asked for
@@ -41,10 +43,14 @@ type account struct {
 	filling  bool           // a refill is on its way
 	used     time.Time      // by a hold
 	checked  time.Time      // when base was read
+	credited bool           // money came in since base was read
+	sureAt   time.Time      // when it is in the ledger what became of them
 }
 
 // free is what can be held. The lock is held.
-func (a *account) free() nanoton.Amount { return minus(minus(a.base, a.held), a.unposted) }
+func (a *account) free() nanoton.Amount {
+	return minus(minus(minus(a.base, a.held), a.unposted), a.leaving+a.unsure)
+}
 
 // ahead is what an allotment should have free. The lock is held.
 func (a *account) ahead() nanoton.Amount { return min(a.demand, demandMax/aheadFactor) * aheadFactor }
@@ -199,16 +205,19 @@ func (d *Desk) refresh(ctx context.Context, a *account, amount nanoton.Amount) e
 	}
 	a.mu.Lock()
 	a.asks++
+	credited := a.credited
+	a.credited = false // if it is set meanwhile it stays
 	before := a.base
 	want := max(0, minus(amount, a.free()), minus(a.ahead(), a.free()))
 	a.mu.Unlock()
 	began := time.Now()
 	base, err := d.fetch(ctx, a, want)
-	if err != nil {
-		return err
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err != nil {
+		a.credited = a.credited || credited
+		return err
+	}
 	a.base, a.known, a.checked = base, true, began
 	a.drained = minus(base, before) < want
 	return nil
@@ -235,6 +244,9 @@ func (d *Desk) fetch(ctx context.Context, a *account, want nanoton.Amount) (nano
 func (d *Desk) short(ctx context.Context, a *account, amount nanoton.Amount) error {
 	if d.uncertain { // what failed to post may be counted twice
 		return fmt.Errorf("%w: the last post failed", ErrUnavailable)
+	}
+	if a.limbo() {
+		return fmt.Errorf("%w: whether a withdrawal took place is not known", ErrUnavailable)
 	}
 	e := &FundsError{Account: a.name, Needed: amount}
 	if d.c.Gateway != "" {

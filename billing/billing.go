@@ -7,7 +7,7 @@
 // settlements into ledger transfers: one for each account and each quarter of a second of traffic, whose ID and
 // requests are in the journal before it is posted, so that posting again changes nothing.
 //
-//	free = what the ledger says the account has - holds - what is settled but not posted
+//	free = what the ledger says the account has - holds - what is settled but not posted - what is being withdrawn
 //
 // Only where an account seems to lack the money, or is not known yet, does a request ask the ledger, once, before it is
 // refused: a FundsError is never false while the money is there.
@@ -18,6 +18,12 @@
 // With it, it spends from allotments: money that the ledger moved to an account of this gateway and customer. They are
 // refilled in the background before they run out, go back when idle, and are taken back by others after this gateway's
 // lease has ended. A Desk whose lease has ended believes nothing that it knows and asks again.
+//
+// # Money that comes and goes otherwise
+//
+// What takes money from a customer's account beside requests does it within Withdraw, which sees to it that it is free:
+// what a request holds can't be withdrawn, and what is withdrawn can't be held. What comes in is seen when it is
+// needed, and after Credited within a second. Neither leaves anything to recover: the ledger has it or not.
 //
 // # Crashes
 //
@@ -289,8 +295,8 @@ func (d *Desk) Balance(name ledger.Account) (balance, held nanoton.Amount, ok bo
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// What nobody uses is not read again: it may have been paid in meanwhile.
-	fresh := a.held != 0 || a.unposted != 0 || time.Since(a.checked) < reread
-	return a.base - a.unposted, a.held, a.known && fresh
+	fresh := a.held != 0 || a.unposted != 0 || time.Since(a.checked) < reread && !a.credited
+	return a.base - a.unposted - a.leaving - a.unsure, a.held, a.known && fresh
 }
 
 // Recovered returns the holds that a crash or a failed write left open, and when they will be voided.

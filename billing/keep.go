@@ -166,7 +166,9 @@ func (d *Desk) rereadBalances(ctx context.Context) {
 		a := v.(*account)
 		a.mu.Lock()
 		a.demand /= 2
-		old := d.c.Gateway == "" && a.known && now.Sub(a.checked) >= reread && now.Sub(a.used) < reread
+		a.letGo(now)
+		stale := a.credited || now.Sub(a.checked) >= reread && now.Sub(a.used) < reread
+		old := d.c.Gateway == "" && a.known && stale
 		a.mu.Unlock()
 		if !old || d.acquire(ctx) != nil {
 			continue
@@ -210,7 +212,7 @@ func (d *Desk) giveBack(ctx context.Context, idle time.Duration) {
 
 // quiet says whether nothing of the account is in use and nothing was for that long. The lock is held.
 func (a *account) quiet(idle time.Duration) bool {
-	return a.held == 0 && a.unposted == 0 && time.Since(a.used) >= idle
+	return a.held == 0 && a.unposted == 0 && a.leaving == 0 && a.unsure == 0 && time.Since(a.used) >= idle
 }
 
 // giveBackOne releases and forgets one account, if it is still quiet. From when it is not known any more, holds wait

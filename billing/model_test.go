@@ -57,7 +57,8 @@ type machine struct {
 	posters  []*poster
 	fault    []string // of the next write of a journal
 
-	deposits map[ledger.Account]nanoton.Amount
+	deposits map[ledger.Account]nanoton.Amount // less what was withdrawn
+	paid     nanoton.Amount                    // out, by withdrawals
 	requests map[ledger.ID]*truth
 	ids      []ledger.ID
 	forgot   bool // a Desk may have forgotten closed requests
@@ -172,7 +173,7 @@ func (m *machine) hold(t *rapid.T) {
 		}
 		return
 	case errors.Is(err, ErrUnavailable):
-		if !m.f.down && !m.desks[i].uncertain {
+		if !m.f.down && !m.desks[i].uncertain && !m.unsure(i, h.Account) {
 			t.Fatalf("the ledger is well: %v", err)
 		}
 		return
@@ -185,6 +186,65 @@ func (m *machine) hold(t *rapid.T) {
 	if err == nil && lacks {
 		t.Fatalf("held %v more; deposits %v, held %v, spent %v", h.Ceiling, m.deposits[h.Account], held, cost)
 	}
+}
+
+// unsure says whether a Desk does not know of a withdrawal whether it took place.
+func (m *machine) unsure(i int, a ledger.Account) bool {
+	v, ok := m.desks[i].accounts.Load(a)
+	return ok && v.(*account).unsure != 0
+}
+
+// withdraw takes money out, with a post that goes wrong in every way.
+func (m *machine) withdraw(t *rapid.T) {
+	i := rapid.IntRange(0, len(m.desks)-1).Draw(t, "gateway")
+	a := rapid.SampledFrom([]ledger.Account{"customer:x", "customer:y"}).Draw(t, "account")
+	amount := nanoton.Amount(rapid.IntRange(1, 150).Draw(t, "amount"))
+	fate := rapid.SampledFrom([]string{"", "", "", "refused", "lost", "no reply"}).Draw(t, "fate")
+	held, cost := m.spent(a)
+	lacks := m.deposits[a]-held-cost < amount
+	out := ledger.Transfer{
+		ID: testID(), Kind: "payout", At: time.Now(),
+		Legs: []ledger.Leg{{Account: a, Amount: -amount}, {Account: "payouts", Amount: amount}},
+	}
+	doubt := m.f.down || m.f.persisted || m.desks[i].uncertain || m.unsure(i, a)
+	err := m.desks[i].Withdraw(context.Background(), a, amount, func(ctx context.Context) error {
+		switch fate {
+		case "refused":
+			return fmt.Errorf("posting: %w", ledger.ErrChanged)
+		case "lost":
+			return errDown
+		}
+		err := m.f.Post(ctx, []ledger.Transfer{out})
+		if err == nil && fate == "no reply" {
+			return errDown
+		}
+		return err
+	})
+	_, done := m.f.done[out.ID]
+	switch {
+	case done && lacks:
+		t.Fatalf("withdrew %v; deposits %v, held %v, spent %v", amount, m.deposits[a], held, cost)
+	case err == nil && !done:
+		t.Fatal("nothing was withdrawn")
+	case errors.Is(err, ErrFunds) && !lacks, errors.Is(err, ErrElsewhere) && len(m.desks) == 1:
+		t.Fatalf("%v, but %v of %v are held, %v spent", err, held, m.deposits[a], cost)
+	case (errors.Is(err, ErrFunds) || errors.Is(err, ErrElsewhere) || errors.Is(err, ErrUnavailable)) && done:
+		t.Fatalf("%v, but it is withdrawn", err)
+	case err != nil && fate == "" && !doubt && !errors.Is(err, ErrFunds) && !errors.Is(err, ErrElsewhere):
+		t.Fatalf("all is well: %v", err)
+	}
+	if done {
+		m.deposits[a] -= amount
+		m.paid += amount
+	}
+}
+
+// letGo has the time pass after which it is clear what became of withdrawals.
+func (m *machine) letGo(i int) {
+	for _, v := range m.desks[i].accounts.Range {
+		v.(*account).sureAt = time.Time{}
+	}
+	m.desks[i].rereadBalances(context.Background())
 }
 
 // settlement draws one, or the same again.
@@ -378,6 +438,7 @@ func (m *machine) finish(t *rapid.T) {
 			}
 		}
 	}
+	want["chain"], want["payouts"] = -m.paid, m.paid
 	for a, n := range m.deposits {
 		want[a] += n
 		want["chain"] -= n
@@ -445,7 +506,12 @@ func runModel(t *rapid.T, gateways []string) {
 			n := nanoton.Amount(rapid.IntRange(1, 200).Draw(t, "amount"))
 			m.f.deposit(a, n)
 			m.deposits[a] += n
+			if rapid.Bool().Draw(t, "credited") {
+				m.desks[gateway.Draw(t, "gateway")].Credited(a)
+			}
 		},
+		"withdraw": m.withdraw, "withdraw again": m.withdraw,
+		"let go":            func(t *rapid.T) { m.letGo(gateway.Draw(t, "gateway")) },
 		"ledger down":       func(*rapid.T) { m.f.set(func() { m.f.down = true }) },
 		"ledger up":         func(*rapid.T) { m.f.set(func() { m.f.down = false }) },
 		"post but no reply": func(*rapid.T) { m.f.set(func() { m.f.persisted = true }) },

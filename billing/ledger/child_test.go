@@ -109,7 +109,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 	url := backends[0].url(t)
 	l := mustOpen(t, url)
 	for i, op := range writeOps {
-		if op.name != "post" && op.name != "reclaim" {
+		if op.name != "commit" && op.name != "reclaim" {
 			continue // the other ops have fewer steps, and they are the same
 		}
 		for step, killed := 0, true; killed; step++ {

@@ -14,6 +14,9 @@ const (
 	// DocumentMax bounds a document's body, bytes: an API key with long lists of models has a few KiB.
 	DocumentMax = 64 << 10
 
+	// DocumentsMax bounds the documents of one Commit: a batch of 250 payouts changes about as many.
+	DocumentsMax = 1000
+
 	// pageDocuments is how many documents are in memory at once: 8 MiB at most.
 	pageDocuments = 128
 )
@@ -54,63 +57,44 @@ func (d Document) Check() error {
 // A body of nil deletes; [Ledger.Documents] tells of that too. After any other error the change may have been made or
 // not: read the document.
 func (l *Ledger) PutDocument(ctx context.Context, d Document) (version int64, err error) {
-	if err := d.Check(); err != nil {
+	versions, err := l.Commit(ctx, nil, []Document{d})
+	if err != nil {
 		return 0, err
 	}
-	err = l.db.update(ctx, func(tx *sql.Tx) error {
-		// The lock of this row is kept until the transaction ends: nobody gets a later version and commits earlier.
-		err := tx.QueryRowContext(ctx, `UPDATE documents_version SET version = version + 1 RETURNING version`).Scan(&version)
-		if err != nil {
-			return err
-		}
-		is, _, err := l.db.document(ctx, tx, d.Kind, d.ID)
-		if err != nil && !errors.Is(err, ErrNoDocument) {
-			return err
-		}
-		if is != d.Version {
-			return ErrChanged
-		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO documents (kind, id, version, body) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, body = excluded.body`, d.Kind, d.ID, version, d.Body)
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("writing document %s %s: %w", d.Kind, d.ID, err)
-	}
-	return version, nil
+	return versions[0], nil
 }
 
 // Document gives a document, or [ErrNoDocument].
 func (l *Ledger) Document(ctx context.Context, kind, id string) (Document, error) {
 	d := Document{Kind: kind, ID: id}
-	var err error
-	if d.Version, d.Body, err = l.db.document(ctx, l.db.read, kind, id); err != nil {
-		return Document{}, fmt.Errorf("reading document %.100q %.200q: %w", kind, id, classify(err))
-	}
-	return d, nil
-}
-
-// rowQuerier is what reads one row: the database or a transaction.
-type rowQuerier interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-// document reads a document that is not deleted.
-func (s *store) document(ctx context.Context, q rowQuerier, kind, id string) (version int64, body []byte, err error) {
-	err = q.QueryRowContext(ctx, `SELECT version, body FROM documents WHERE kind = $1 AND id = $2 AND body IS NOT NULL`,
-		kind, id).Scan(&version, &body)
+	err := l.db.read.QueryRowContext(ctx, `SELECT version, body FROM documents
+		WHERE kind = $1 AND id = $2 AND body IS NOT NULL`, kind, id).Scan(&d.Version, &d.Body)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNoDocument
 	}
-	return version, body, err
+	if err != nil {
+		return Document{}, fmt.Errorf("reading document %.100q %.200q: %w", kind, id, classify(err))
+	}
+	return d, nil
 }
 
 // Documents calls f with every document that was made, changed or deleted after that version, of all kinds and in the
 // order of their versions, until f returns an error, which it returns. Who goes on from the last version that it got
 // misses no change. Of a document that changed often only the latest comes. f may use the ledger.
 func (l *Ledger) Documents(ctx context.Context, after int64, f func(Document) error) error {
+	return l.eachDocument(ctx, after, f, `version > $1 ORDER BY version LIMIT $2`)
+}
+
+// DocumentsOf is [Ledger.Documents] for the documents of one kind; it costs nothing for those of others. Deleted ones
+// come too, with a body of nil.
+func (l *Ledger) DocumentsOf(ctx context.Context, kind string, after int64, f func(Document) error) error {
+	return l.eachDocument(ctx, after, f, `version > $1 AND kind = $3 ORDER BY version LIMIT $2`, kind)
+}
+
+// eachDocument calls f with what a condition finds, page by page: $1 is the version to go on from, $2 the page's size.
+func (l *Ledger) eachDocument(ctx context.Context, after int64, f func(Document) error, where string, args ...any) error {
 	for {
-		page, err := l.documents(ctx, after)
+		page, err := l.documents(ctx, where, append([]any{after, pageDocuments}, args...))
 		if err != nil {
 			return fmt.Errorf("reading documents: %w", classify(err))
 		}
@@ -126,9 +110,8 @@ func (l *Ledger) Documents(ctx context.Context, after int64, f func(Document) er
 	}
 }
 
-func (l *Ledger) documents(ctx context.Context, after int64) ([]Document, error) {
-	rows, err := l.db.read.QueryContext(ctx, `SELECT kind, id, version, body FROM documents WHERE version > $1
-		ORDER BY version LIMIT $2`, after, pageDocuments)
+func (l *Ledger) documents(ctx context.Context, where string, args []any) ([]Document, error) {
+	rows, err := l.db.read.QueryContext(ctx, `SELECT kind, id, version, body FROM documents WHERE `+where, args...)
 	if err != nil {
 		return nil, err
 	}

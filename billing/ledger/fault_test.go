@@ -218,6 +218,14 @@ var writeOps = []struct {
 		}
 		return err
 	}, map[Account]nanoton.Amount{"chain": -100, "customer:ann": 70, "allotment:g:ann": 30}},
+	{"commit", func(ctx context.Context, l *Ledger) error {
+		documents := []Document{{Kind: "key", ID: "a", Body: []byte("body")}, {Kind: "key", ID: "b", Body: []byte("body")}}
+		_, err := l.Commit(ctx, []Transfer{pay("both", "chain", "customer:ann", 7)}, documents)
+		if errors.Is(err, ErrChanged) { // by the first attempt
+			_, err = l.Document(ctx, "key", "b")
+		}
+		return err
+	}, map[Account]nanoton.Amount{"chain": -107, "customer:ann": 77, "allotment:g:ann": 30}},
 	{"allot", func(ctx context.Context, l *Ledger) error {
 		has, err := l.Allot(ctx, Allotment{ID: idOf("b"), Gateway: "g", Customer: "customer:ann", Want: 20, Until: epoch})
 		if err == nil && has != 50 {
@@ -262,8 +270,8 @@ func TestFaults(t *testing.T) {
 			}
 			defer l.Close()
 			for _, op := range writeOps {
-				if l.db.postgres && (op.name == "release" || op.name == "heartbeat") {
-					continue // a reclaim has all their steps
+				if l.db.postgres && (op.name == "release" || op.name == "heartbeat" || op.name == "put") {
+					continue // a reclaim and a commit have all their steps
 				}
 				for way, mode := range ways {
 					if l.db.postgres && mode == fails {
@@ -307,20 +315,31 @@ func doAgain(t *testing.T, l *Ledger, name string, do func(context.Context, *Led
 	if !maps.Equal(after, before) && !maps.Equal(after, done) {
 		t.Fatalf("%s: half done: %v", name, after)
 	}
+	wantTogether(t, l, name)
 	if err := do(t.Context(), l); err != nil {
 		t.Fatalf("%s, again: %v", name, err)
 	}
 	wantBalances(t, l, done)
 	wantSound(t, l)
-	// What is counted is counted with its transfer: once, or not at all.
-	has, err := l.Has(t.Context(), idOf("new"))
+	wantTogether(t, l, name)
+}
+
+// wantTogether sees that what is counted is counted with its transfer, once or not at all, and that documents are as
+// the transfer that they were committed with.
+func wantTogether(t *testing.T, l *Ledger, name string) {
+	t.Helper()
+	has, err := l.Has(t.Context(), idOf("new"), idOf("both"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	all := documents(t, l, 0)
+	if has[1] != (len(all) == 2) {
+		t.Fatalf("%s: the transfer is posted: %v; documents %v", name, has[1], all)
 	}
 	if used := usage(t, l, UsageQuery{}); has[0] != (len(used) == 1) || len(used) > 0 && used[0].Requests != 1 {
 		t.Fatalf("%s: usage is %v", name, used)
 	}
-	for _, d := range documents(t, l, 0) {
+	for _, d := range all {
 		if string(d.Body) != "body" {
 			t.Fatalf("%s: document %v", name, d)
 		}

@@ -7,15 +7,15 @@
 // connection broke, the process died) posts again. Accounts of customers, workers and allotments never go below zero.
 //
 // Beside the money it keeps what the transfers were for, as sums ([Ledger.Usage]), and small records that the gateways
-// of one ledger share ([Ledger.Documents]).
+// of one ledger share ([Ledger.Documents]). [Ledger.Commit] changes both as one.
 //
 // Several gateways may share one PostgreSQL. Each spends from allotments: money of a customer that the ledger has moved
 // to an account of that gateway, under a lease. See [Ledger.Allot] and [Ledger.Reclaim].
 //
 // Locks, on PostgreSQL, in this order and no other: the row of a lease; rows of accounts that are new, by name; rows of
-// accounts, by name; then new transfers; then rows of usage, by customer and day. Who changes a document locks nothing
-// else. SQLite has one writer at a time. What the database still finds to be a
-// deadlock or a failed serialization is tried again, a bounded number of times.
+// accounts, by name; then new transfers; then rows of usage, by customer and day; then the one row with the version of
+// the documents, which whoever changes documents takes last. SQLite has one writer at a time. What the database still
+// finds to be a deadlock or a failed serialization is tried again, a bounded number of times.
 package ledger
 
 import (

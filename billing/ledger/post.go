@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -36,26 +35,25 @@ type querier interface {
 // effect and is no error. A [*Refusal] around [ErrConflict], [ErrOverdrawn] or [ErrOverflow] names the first that can't
 // be; [ErrInvalid] one that breaks the rules. After any other error they may or may not be posted: post them again.
 func (l *Ledger) Post(ctx context.Context, transfers []Transfer) error {
-	batch, err := prepare(transfers)
-	if err != nil || len(batch) == 0 {
+	_, err := l.Commit(ctx, transfers, nil)
+	return err
+}
+
+// postLocked takes the locks of a batch and posts what of it is not posted.
+func (s *store) postLocked(ctx context.Context, tx *sql.Tx, batch []entry) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	// First the locks, so that whoever posts the same waits here and then finds it posted.
+	accounts, err := s.lock(ctx, tx, names(batch))
+	if err != nil {
 		return err
 	}
-	err = l.db.update(ctx, func(tx *sql.Tx) error {
-		// First the locks, so that whoever posts the same waits here and then finds it posted.
-		accounts, err := l.db.lock(ctx, tx, names(batch))
-		if err != nil {
-			return err
-		}
-		fresh, err := l.db.unposted(ctx, tx, batch)
-		if err != nil {
-			return err
-		}
-		return l.db.post(ctx, tx, accounts, fresh)
-	})
-	if _, refused := errors.AsType[*Refusal](err); err == nil || refused {
+	fresh, err := s.unposted(ctx, tx, batch)
+	if err != nil {
 		return err
 	}
-	return fmt.Errorf("posting %d transfers: %w", len(transfers), err)
+	return s.post(ctx, tx, accounts, fresh)
 }
 
 // prepare checks transfers and drops repetitions.

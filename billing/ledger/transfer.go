@@ -66,8 +66,16 @@ func newID() (id ID) {
 	return id
 }
 
-// Account is the name of an account, kind[:name]: "chain", "suspense", "fees", "network", "payouts" and "test" as they
-// are, and "customer:<name>", "worker:<64 hex>" and "allotment:<gateway>:<customer's name>", which never go below zero.
+// Account is the name of an account, kind[:name].
+//
+// What never goes below zero is what others own: "customer:<name>", "worker:<64 hex>" and
+// "allotment:<gateway>:<customer's name>". All others may:
+//   - "chain", "cold", "transit", "tab:<customer's name>" and "collateral:<64 hex>" are the other side of money on the
+//     chain, so an account is as far below zero as there is money: in the hot wallet, at the cold address, on its way
+//     between two wallets, in a customer's tab, locked for a worker.
+//   - "fees" is what the operator earned, "network" what is put aside for the network's fees, "payouts" what is about to
+//     leave, "suspense" what came from nobody known, "test" money that is none.
+//
 // The names of customers and gateways are 1 to [NameMax] of A-Z a-z 0-9 . _ - + @.
 type Account string
 
@@ -82,11 +90,11 @@ func (a Account) Check() error {
 	kind, name, named := strings.Cut(string(a), ":")
 	ok := false
 	switch kind {
-	case "chain", "suspense", "fees", "network", "payouts", "test":
+	case "chain", "suspense", "fees", "network", "payouts", "test", "transit", "cold":
 		ok = !named
-	case "customer":
+	case "customer", "tab":
 		ok = isName(name)
-	case "worker":
+	case "worker", "collateral":
 		ok = isHex(name)
 	case "allotment":
 		gateway, customer, _ := strings.Cut(name, ":")
@@ -99,7 +107,10 @@ func (a Account) Check() error {
 }
 
 // mayOwe says whether the account may go below zero. Its name has been checked.
-func (a Account) mayOwe() bool { return !strings.Contains(string(a), ":") }
+func (a Account) mayOwe() bool {
+	kind, _, named := strings.Cut(string(a), ":")
+	return !named || kind == "tab" || kind == "collateral"
+}
 
 // AllotmentAccount names the account that holds what a gateway may spend of a customer's money.
 func AllotmentAccount(gateway string, customer Account) (Account, error) {

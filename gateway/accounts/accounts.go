@@ -56,7 +56,13 @@ var (
 const (
 	ScopeInference = "inference" // to ask models
 	ScopeAccount   = "account"   // to read its account's balance and usage
+	// ScopeWithdraw lets a key take its account's money out, to an address on the chain. A key has it only if it is named:
+	// keys lie in many programs, and no other scope lets a thief have more than answers.
+	ScopeWithdraw = "withdraw"
 )
+
+// scopes are all that there are.
+func scopes() []string { return []string{ScopeInference, ScopeAccount, ScopeWithdraw} }
 
 // How often a budget starts anew, at midnight UTC.
 const (
@@ -132,7 +138,7 @@ type Hash struct {
 // Settings is what an operator may change of a key.
 type Settings struct {
 	Name    string         `json:"name"`
-	Scopes  []string       `json:"scopes"`
+	Scopes  []string       `json:"scopes"`           // at least one, each once
 	Models  []string       `json:"models,omitempty"` // patterns with "*" for any characters; none: all models
 	Limits  Limits         `json:"limits"`
 	Budget  nanoton.Amount `json:"budget_nanoton,omitzero"` // zero: none
@@ -153,7 +159,7 @@ func (s Settings) Check() error {
 	case s.Name == "" || !printable(s.Name, NameMax):
 		return fmt.Errorf("key name %w: want 1 to %d printable bytes", ErrInvalid, NameMax)
 	case len(s.Scopes) == 0:
-		return fmt.Errorf("scopes %w: a key needs one, %s or %s", ErrInvalid, ScopeInference, ScopeAccount)
+		return fmt.Errorf("scopes %w: a key needs one of %s", ErrInvalid, strings.Join(scopes(), ", "))
 	case len(s.Models) > ModelsMax:
 		return fmt.Errorf("models %w: %d patterns, at most %d", ErrInvalid, len(s.Models), ModelsMax)
 	case s.Budget < 0 || s.Budget > amountMax:
@@ -164,8 +170,8 @@ func (s Settings) Check() error {
 		return fmt.Errorf("price cap %w: below zero", ErrInvalid)
 	}
 	for i, scope := range s.Scopes {
-		if scope != ScopeInference && scope != ScopeAccount || slices.Contains(s.Scopes[:i], scope) {
-			return fmt.Errorf("scopes %w: %.40q, want %s and %s, each once", ErrInvalid, scope, ScopeInference, ScopeAccount)
+		if !slices.Contains(scopes(), scope) || slices.Contains(s.Scopes[:i], scope) {
+			return fmt.Errorf("scopes %w: %.40q, want some of %s, each once", ErrInvalid, scope, strings.Join(scopes(), ", "))
 		}
 	}
 	for _, m := range s.Models {
@@ -184,7 +190,7 @@ func printable(s string, most int) bool {
 type Store interface {
 	PutDocument(ctx context.Context, d ledger.Document) (int64, error)
 	Document(ctx context.Context, kind, id string) (ledger.Document, error)
-	Documents(ctx context.Context, after int64, f func(ledger.Document) error) error
+	DocumentsOf(ctx context.Context, kind string, after int64, f func(ledger.Document) error) error
 	Usage(ctx context.Context, q ledger.UsageQuery, f func(ledger.UsageLine) error) error
 	Post(ctx context.Context, transfers []ledger.Transfer) error
 	Balance(ctx context.Context, account ledger.Account) (nanoton.Amount, error)

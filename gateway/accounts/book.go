@@ -42,8 +42,8 @@ type Book struct {
 	now   func() time.Time
 	ring  atomic.Pointer[map[[32]byte]entry] // replaced whole, so that a look-up takes no lock
 
-	polling sync.Mutex // held by the one that reads changes
-	seen    int64      // version of the last document read; of polling
+	polling sync.Mutex       // held by the one that reads changes
+	seen    map[string]int64 // version of the last document read of each kind; of polling
 
 	mu       sync.Mutex // held for short
 	accounts map[string]*Account
@@ -60,7 +60,7 @@ type entry struct {
 func Open(ctx context.Context, c Config) (*Book, error) {
 	b := &Book{
 		cfg: c, store: c.Store, log: c.Log, now: c.Now,
-		accounts: map[string]*Account{}, keys: map[string]*Key{},
+		accounts: map[string]*Account{}, keys: map[string]*Key{}, seen: map[string]int64{},
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
@@ -170,18 +170,23 @@ func (b *Book) refresh(ctx context.Context) error {
 	b.polling.Lock()
 	defer b.polling.Unlock()
 	var changed []ledger.Document
-	err := b.store.Documents(ctx, b.seen, func(d ledger.Document) error {
-		changed = append(changed, d)
+	for _, kind := range []string{kindAccount, kindKey} { // the ledger has documents of others, more than fit here
+		err := b.store.DocumentsOf(ctx, kind, b.seen[kind], func(d ledger.Document) error {
+			changed = append(changed, d)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if len(changed) == 0 {
 		return nil
-	})
-	if err != nil || len(changed) == 0 {
-		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	touched := map[string]bool{} // accounts
 	for _, d := range changed {
-		b.seen = d.Version
+		b.seen[d.Kind] = d.Version
 		switch d.Kind {
 		case kindAccount:
 			touched[d.ID] = true

@@ -363,6 +363,21 @@ func TestNoSecret(t *testing.T) {
 	}
 }
 
+// A key that names no scope can't take money out; one that does can do that alone.
+func TestScopeWithdraw(t *testing.T) {
+	b := newShelf(t).book()
+	_, usual, err := b.CreateKey(t.Context(), "default", Settings{Name: "usual"})
+	must(t, err)
+	_, cashier, err := b.CreateKey(t.Context(), "default", Settings{Name: "cashier", Scopes: []string{ScopeWithdraw}})
+	must(t, err)
+	if !usual.Can(ScopeInference) || !usual.Can(ScopeAccount) || usual.Can(ScopeWithdraw) {
+		t.Errorf("usual: %v", usual.Record().Scopes)
+	}
+	if cashier.Can(ScopeInference) || cashier.Can(ScopeAccount) || !cashier.Can(ScopeWithdraw) {
+		t.Errorf("cashier: %v", cashier.Record().Scopes)
+	}
+}
+
 func TestSettingsCheck(t *testing.T) {
 	long := strings.Repeat("x", 300)
 	for name, change := range map[string]func(s *Settings){
@@ -370,6 +385,8 @@ func TestSettingsCheck(t *testing.T) {
 		"long name":     func(s *Settings) { s.Name = long },
 		"odd name":      func(s *Settings) { s.Name = "a\nb" },
 		"not UTF-8":     func(s *Settings) { s.Name = "a\xff" },
+		"no scope":      func(s *Settings) { s.Scopes = nil },
+		"other scope":   func(s *Settings) { s.Scopes = []string{ScopeInference, "all"} },
 		"scope twice":   func(s *Settings) { s.Scopes = []string{ScopeAccount, ScopeAccount} },
 		"no pattern":    func(s *Settings) { s.Models = []string{""} },
 		"long pattern":  func(s *Settings) { s.Models = []string{long} },

@@ -144,11 +144,11 @@ func (b *broken) Usage(ctx context.Context, q ledger.UsageQuery, f func(ledger.U
 	return b.Ledger.Usage(ctx, q, f)
 }
 
-func (b *broken) Documents(ctx context.Context, after int64, f func(ledger.Document) error) error {
+func (b *broken) DocumentsOf(ctx context.Context, kind string, after int64, f func(ledger.Document) error) error {
 	if b.out {
 		return errOut
 	}
-	return b.Ledger.Documents(ctx, after, f)
+	return b.Ledger.DocumentsOf(ctx, kind, after, f)
 }
 
 const ton = nanoton.PerTON

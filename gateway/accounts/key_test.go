@@ -367,8 +367,11 @@ func newLibrary(b *testing.B, n int) library {
 	return l
 }
 
-func (l library) Documents(_ context.Context, after int64, f func(ledger.Document) error) error {
+func (l library) DocumentsOf(_ context.Context, kind string, after int64, f func(ledger.Document) error) error {
 	for _, d := range l.keys[after:] {
+		if d.Kind != kind {
+			continue
+		}
 		if err := f(d); err != nil {
 			return err
 		}

@@ -92,7 +92,8 @@ func (b *Book) grant(ctx context.Context, a Account, amount nanoton.Amount, ref 
 	}})
 }
 
-// CreateKey makes a key of an account, with all scopes if it names none. This is the only time that the text is there to see.
+// CreateKey makes a key of an account. If it names no scope it has all but [ScopeWithdraw]. This is the only time that
+// the text is there to see.
 func (b *Book) CreateKey(ctx context.Context, account string, s Settings) (secret.Key, *Key, error) {
 	if len(s.Scopes) == 0 {
 		s.Scopes = []string{ScopeInference, ScopeAccount}
