@@ -7,6 +7,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
 PROGRAMS := ./cmd/cocoon ./cmd/cocoon-gateway ./cmd/cocoon-worker ./cmd/cocoon-dev
 NODE_DIR := internal/e2e/node
+CONTRACTS_DIR := billing/ton/contracts
 
 # Tools are pinned here and run from Go's module cache, so that go.mod stays free of them.
 GOFUMPT     := $(GO) run mvdan.cc/gofumpt@v0.12.0
@@ -19,7 +20,7 @@ need = command -v $(1) >/dev/null 2>&1 || { echo "make: no $(1) command: $(2)" >
 export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test engine node check format bench fuzz clean go
+.PHONY: help run build test engine node tolk contracts check format bench fuzz clean go
 
 help:
 	@echo "make run     build, start gateway, worker and engine on this machine, and say how to use them"
@@ -27,6 +28,7 @@ help:
 	@echo "make test    everything, with the race detector (the first time builds an engine: minutes)"
 	@echo "make check   format, vet, staticcheck, modernizers"
 	@echo "make format  let gofumpt format all files"
+	@echo "make contracts  compile the smart contracts again (needs npm)"
 	@echo "make fuzz    each fuzz target for FUZZTIME=$(FUZZTIME)"
 	@echo "make bench   the gateway beside nginx, a plain proxy and a direct connection"
 	@echo "make clean   remove $(BIN)/ and data/"
@@ -45,7 +47,7 @@ build: go
 		CGO_ENABLED=1 $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/ ./cmd/cocoon-gpu; \
 	else echo "no C compiler: $(BIN)/cocoon-gpu, which workers with NVIDIA GPUs need, is left out"; fi
 
-test: engine node
+test: engine node tolk
 	@$(call need,$(or $(CC),cc),the race detector needs a C compiler; on Debian: apt-get install build-essential)
 	@echo "testing everything, with the race detector"
 	@CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./...
@@ -65,6 +67,22 @@ node:
 	else echo "installing OpenAI's client for Node"; \
 		npm ci --prefix $(NODE_DIR) --no-audit --no-fund --loglevel=error || \
 		{ echo "make: npm ci failed: is the npm registry within reach?" >&2; exit 1; }; fi
+
+# The contracts' compiler, for the test that compiles them again and compares.
+tolk:
+	@if ! command -v npm >/dev/null 2>&1; then \
+		echo "no npm command: the contracts will not be compiled again; on Debian: apt-get install npm"; \
+	elif [ $(CONTRACTS_DIR)/node_modules/.package-lock.json -nt $(CONTRACTS_DIR)/package-lock.json ]; then \
+		echo "the Tolk compiler is there"; \
+	else echo "installing the Tolk compiler"; \
+		npm ci --prefix $(CONTRACTS_DIR) --no-audit --no-fund --loglevel=error || \
+		{ echo "make: npm ci failed: is the npm registry within reach?" >&2; exit 1; }; fi
+
+# The smart contracts, compiled again from their sources. What comes out is kept in the repository.
+contracts: tolk
+	@$(call need,npm,only needed to change the contracts; on Debian: apt-get install npm)
+	@echo "compiling the contracts"
+	@cd $(CONTRACTS_DIR) && node compile.mjs
 
 check: go
 	@echo "checking the format (gofumpt)"
