@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"cocoon/internal/nanoton"
 	"cocoon/internal/strictjson"
+	"cocoon/router/offer"
 )
 
 // Limits of acknowledgements. Together they keep the text below AcksSize.
@@ -17,6 +19,8 @@ const (
 	WhyMax = 200
 	// AcksSize bounds the text, bytes.
 	AcksSize = 128 << 10
+	// VoucherMax bounds the signed body of a voucher, bytes: one has about 250.
+	VoucherMax = 1 << 10
 )
 
 // acksVersion is of the message's form.
@@ -26,6 +30,40 @@ const acksVersion = 1
 type Acks struct {
 	Settled []Digest  // IDs; the gateway has them on disk, and they are paid
 	Refused []Refusal // never to be paid
+	// Voucher is the newest that the gateway signed for what it owes the worker; nil: there is none, or none that is new.
+	Voucher *Voucher
+}
+
+// Voucher is a signed promise of a gateway that a contract on the chain (a tab) pays the worker's address, whatever
+// becomes of the gateway. What it says is for the reader to check; here only its form is.
+type Voucher struct {
+	Body  []byte       `json:"body"` // what the contract takes: a bag of cells, 1 to VoucherMax bytes
+	Terms VoucherTerms `json:"terms"`
+}
+
+// VoucherTerms are what the tab was made with. They make its address.
+type VoucherTerms struct {
+	Owner             string         `json:"owner"` // addresses are of printable ASCII, AddressMax bytes at most
+	Payee             string         `json:"payee"`
+	Signer            Digest         `json:"signer"` // the gateway's metering key, Ed25519
+	Salt              uint64         `json:"salt"`
+	CloseDelaySeconds int64          `json:"close_delay_seconds"`
+	BaseNanoTON       nanoton.Amount `json:"base_nanoton"` // the most that may be drawn: base, and rate each second since
+	RateNanoTON       nanoton.Amount `json:"rate_nanoton"`
+	Since             int64          `json:"since"` // seconds since 1970
+}
+
+// check tells whether the voucher has the right form.
+func (v *Voucher) check() error {
+	if len(v.Body) == 0 || len(v.Body) > VoucherMax {
+		return fmt.Errorf("%w: a voucher of %d bytes, want 1 to %d", ErrForm, len(v.Body), VoucherMax)
+	}
+	for _, a := range []string{v.Terms.Owner, v.Terms.Payee} {
+		if a == "" || len(a) > offer.AddressMax || a != plain(a) {
+			return fmt.Errorf("%w: a voucher's address is empty, too long or not printable", ErrForm)
+		}
+	}
+	return nil
 }
 
 // Refusal is a receipt that a gateway will not pay.
@@ -39,16 +77,20 @@ type acksJSON struct {
 	V       int       `json:"v"`
 	Settled []Digest  `json:"settled"`
 	Refused []Refusal `json:"refused"`
+	Voucher *Voucher  `json:"voucher,omitempty"`
 }
 
 // Marshal is the text in JSON. What is beyond AcksMax and RefusedMax is left out, and a reason is cut to WhyMax: the
-// worker presents what it hears nothing of again.
+// worker presents what it hears nothing of again. A voucher of another form than ParseAcks takes is left out.
 func (a *Acks) Marshal() []byte {
 	m := acksJSON{V: acksVersion, Settled: []Digest{}, Refused: []Refusal{}}
 	for _, r := range a.Refused[:min(len(a.Refused), RefusedMax)] {
 		m.Refused = append(m.Refused, Refusal{r.ID, plain(r.Why)})
 	}
 	m.Settled = append(m.Settled, a.Settled[:min(len(a.Settled), AcksMax-len(m.Refused))]...)
+	if a.Voucher != nil && a.Voucher.check() == nil {
+		m.Voucher = a.Voucher
+	}
 	text, err := json.Marshal(&m)
 	if err != nil { // digests and plain text always are JSON
 		panic(err)
@@ -92,5 +134,10 @@ func ParseAcks(text []byte) (*Acks, error) {
 			return nil, fmt.Errorf("%w: a reason is not printable, or longer than %d bytes", ErrForm, WhyMax)
 		}
 	}
-	return &Acks{m.Settled, m.Refused}, nil
+	if m.Voucher != nil {
+		if err := m.Voucher.check(); err != nil {
+			return nil, err
+		}
+	}
+	return &Acks{m.Settled, m.Refused, m.Voucher}, nil
 }

@@ -2,6 +2,7 @@ package receipt
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"reflect"
 	"slices"
@@ -26,15 +27,56 @@ func TestAcks(t *testing.T) {
 	}
 }
 
+func voucher() *Voucher {
+	return &Voucher{Body: []byte{0xb5, 0xee}, Terms: VoucherTerms{
+		Owner: "UQowner", Payee: "UQpayee", Signer: sum(9), Salt: 1<<64 - 1, CloseDelaySeconds: 72 * 3600,
+		BaseNanoTON: 1e9, RateNanoTON: 7, Since: 1_700_000_000,
+	}}
+}
+
+// TestAcksVoucher gets a voucher through, and none of another form.
+func TestAcksVoucher(t *testing.T) {
+	a := &Acks{Settled: []Digest{}, Refused: []Refusal{}, Voucher: voucher()}
+	text := a.Marshal()
+	if got, err := ParseAcks(text); err != nil || !reflect.DeepEqual(got, a) {
+		t.Errorf("%+v, %v, want %+v", got, err, a)
+	}
+	for name, spoil := range map[string]func(*Voucher){
+		"no body":       func(v *Voucher) { v.Body = nil },
+		"a long body":   func(v *Voucher) { v.Body = make([]byte, VoucherMax+1) },
+		"no payee":      func(v *Voucher) { v.Terms.Payee = "" },
+		"a long owner":  func(v *Voucher) { v.Terms.Owner = strings.Repeat("U", 81) },
+		"an escape":     func(v *Voucher) { v.Terms.Payee = "UQ\x1b[2J" },
+		"another quote": func(v *Voucher) { v.Terms.Payee = `"` },
+	} {
+		a.Voucher = voucher()
+		spoil(a.Voucher)
+		if got, err := ParseAcks(a.Marshal()); err != nil || got.Voucher != nil {
+			t.Errorf("%s: written as %+v, %v", name, got, err)
+		}
+		bad, err := json.Marshal(acksJSON{V: acksVersion, Voucher: a.Voucher})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ParseAcks(bad); !errors.Is(err, ErrForm) || got != nil {
+			t.Errorf("%s: read as %+v, %v", name, got, err)
+		}
+	}
+}
+
 // However much there is, what is written can be read, and is not too long.
 func TestAcksMost(t *testing.T) {
 	a := &Acks{
 		Settled: slices.Repeat([]Digest{sum(1)}, 2*AcksMax),
 		Refused: slices.Repeat([]Refusal{{sum(2), strings.Repeat("\"<\x00é\n", WhyMax)}}, 2*RefusedMax),
+		Voucher: &Voucher{make([]byte, VoucherMax), VoucherTerms{
+			Owner: strings.Repeat("U", 80), Payee: strings.Repeat("U", 80), Salt: 1<<64 - 1, CloseDelaySeconds: 1<<63 - 1,
+			BaseNanoTON: 1<<63 - 1, RateNanoTON: 1<<63 - 1, Since: 1<<63 - 1,
+		}},
 	}
 	text := a.Marshal()
 	got, err := ParseAcks(text)
-	if err != nil || len(got.Settled)+len(got.Refused) != AcksMax || len(got.Refused) != RefusedMax || len(text) > AcksSize {
+	if err != nil || got.Voucher == nil || len(got.Settled)+len(got.Refused) != AcksMax || len(got.Refused) != RefusedMax || len(text) > AcksSize {
 		t.Fatalf("%v, %d bytes", err, len(text))
 	}
 	if why := got.Refused[0].Why; len(why) != WhyMax || strings.Trim(why, "?") != "" {
@@ -74,6 +116,7 @@ func TestAcksRefused(t *testing.T) {
 func FuzzParseAcks(f *testing.F) {
 	f.Add((&Acks{Settled: []Digest{sum(1)}, Refused: []Refusal{{sum(2), "why"}}}).Marshal())
 	f.Add(new(Acks).Marshal())
+	f.Add((&Acks{Voucher: voucher()}).Marshal())
 	f.Fuzz(func(t *testing.T, text []byte) {
 		a, err := ParseAcks(text)
 		if err != nil {

@@ -4,6 +4,7 @@ package offer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -24,6 +25,14 @@ const (
 	ContextMax = 1 << 27
 	// PriceMax bounds a price, nanoTON per million tokens: 1,000 TON.
 	PriceMax = 1000 * nanoton.PerTON
+	// VouchersMax bounds the vouchers of a sheet, one for each gateway that a worker may serve, and VoucherMax each, bytes:
+	// one has some 250.
+	VouchersMax = 64
+	VoucherMax  = 1 << 10
+	// AddressMax bounds the text of a payout address, bytes: the raw form, the longest, has 67 with a short workchain.
+	AddressMax = 80
+	// PayoutEveryMax bounds the time between payouts, seconds: a year. Whoever wants longer asks for a higher amount.
+	PayoutEveryMax = 366 * 24 * 3600
 )
 
 // Version is the version of the sheet that this code speaks.
@@ -72,6 +81,32 @@ type Load struct {
 	Queued  int `json:"queued"`
 }
 
+// Payout is how a worker wants to be paid what it earned.
+type Payout struct {
+	// Address is where to, as TON's wallets show it. Only its form is checked here: printable, AddressMax bytes at most.
+	Address string `json:"address" yaml:"address"`
+	// MinNanoTON is the least that is worth a transfer; less waits. Zero leaves it to the gateway.
+	MinNanoTON nanoton.Amount `json:"min_nanoton,omitempty" yaml:"min_nanoton"`
+	// EverySeconds is the least time between two payouts. Zero leaves it to the gateway.
+	EverySeconds int64 `json:"every_seconds,omitempty" yaml:"every_seconds"`
+}
+
+// Validate checks that the address has the form of a text, and that the numbers are in range.
+func (p *Payout) Validate() error {
+	switch {
+	case p.Address == "" || len(p.Address) > AddressMax || strings.Trim(p.Address, addressLetters) != "":
+		return fmt.Errorf("payout address %q", clip(p.Address))
+	case p.MinNanoTON < 0:
+		return fmt.Errorf("payouts of at least %d nanoTON", int64(p.MinNanoTON))
+	case p.EverySeconds < 0 || p.EverySeconds > PayoutEveryMax:
+		return fmt.Errorf("payouts every %d seconds", p.EverySeconds)
+	}
+	return nil
+}
+
+// addressLetters are in addresses: base64 in both alphabets, and the raw form's colon and sign.
+const addressLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=:"
+
 // Sheet is everything a worker offers at one moment. A higher Version replaces a lower one whole.
 type Sheet struct {
 	V        int     `json:"v"`
@@ -80,6 +115,11 @@ type Sheet struct {
 	Draining bool    `json:"draining,omitempty"`
 	Offers   []Offer `json:"offers"`
 	Load     Load    `json:"load"`
+	// Payout is where the worker's earnings go; nil: the worker has named no address, and they stay with the gateway.
+	Payout *Payout `json:"payout,omitempty"`
+	// Vouchers are the newest that gateways signed for this worker, as contracts take them (bags of cells): proof of what
+	// they owed, should one of them have lost its books. Each gateway knows its own.
+	Vouchers [][]byte `json:"vouchers,omitempty"`
 }
 
 // ErrInvalid marks a sheet that breaks a limit or contradicts itself.
@@ -96,6 +136,13 @@ func (s *Sheet) Validate() error {
 		return fmt.Errorf("%w: %d offers, at most %d", ErrInvalid, len(s.Offers), OffersMax)
 	case s.Load.Running < 0 || s.Load.Queued < 0:
 		return fmt.Errorf("%w: negative load", ErrInvalid)
+	case len(s.Vouchers) > VouchersMax || slices.ContainsFunc(s.Vouchers, func(v []byte) bool { return len(v) > VoucherMax }):
+		return fmt.Errorf("%w: more than %d vouchers, or one of more than %d bytes", ErrInvalid, VouchersMax, VoucherMax)
+	}
+	if s.Payout != nil {
+		if err := s.Payout.Validate(); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
 	}
 	seen := make(map[string]bool, len(s.Offers))
 	for i := range s.Offers {

@@ -21,6 +21,23 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+func TestValidatePayout(t *testing.T) {
+	for _, p := range []Payout{
+		{Address: "UQAxHMwGbQNwCMLpOWXiZvMQFdXbcVbbzQnIeTyThnQvTjBp", MinNanoTON: 500_000_000, EverySeconds: 7 * 24 * 3600},
+		{Address: "0:" + strings.Repeat("0f", 32)},
+	} {
+		s := sheet()
+		s.Payout = &p
+		if err := s.Validate(); err != nil {
+			t.Errorf("%+v: %v", p, err)
+		}
+	}
+	plain, err := json.Marshal(sheet())
+	if err != nil || strings.Contains(string(plain), "payout") {
+		t.Errorf("a sheet without a payout: %s, %v", plain, err)
+	}
+}
+
 func TestValidateRefuses(t *testing.T) {
 	for name, spoil := range map[string]func(*Sheet){
 		"other version":     func(s *Sheet) { s.V = 2 },
@@ -40,6 +57,12 @@ func TestValidateRefuses(t *testing.T) {
 		"huge capacity":     func(s *Sheet) { s.Offers[0].Capacity = CapacityMax + 1 },
 		"no context":        func(s *Sheet) { s.Offers[0].ContextTokens = 0 },
 		"negative load":     func(s *Sheet) { s.Load.Queued = -1 },
+		"no payout address": func(s *Sheet) { s.Payout = &Payout{} },
+		"a long address":    func(s *Sheet) { s.Payout = &Payout{Address: strings.Repeat("a", AddressMax+1)} },
+		"address in two":    func(s *Sheet) { s.Payout = &Payout{Address: "UQ\nUQ"} },
+		"payouts of less":   func(s *Sheet) { s.Payout = &Payout{Address: "UQ", MinNanoTON: -1} },
+		"payouts backwards": func(s *Sheet) { s.Payout = &Payout{Address: "UQ", EverySeconds: -1} },
+		"payouts never":     func(s *Sheet) { s.Payout = &Payout{Address: "UQ", EverySeconds: PayoutEveryMax + 1} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := sheet()
@@ -63,7 +86,7 @@ func FuzzSheet(f *testing.F) {
 		if json.Unmarshal(b, &s) != nil {
 			return
 		}
-		if s.Validate() == nil && len(s.Offers) > OffersMax {
+		if s.Validate() == nil && (len(s.Offers) > OffersMax || s.Payout != nil && len(s.Payout.Address) > AddressMax) {
 			t.Fatal("a sheet beyond its limit passed")
 		}
 	})

@@ -1,0 +1,144 @@
+package tabs
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"cocoon/billing/ton/tab"
+	"cocoon/internal/nanoton"
+)
+
+// script is a life of a customer's and a worker's tab. It gives what the outcome has to be, fees aside.
+func script(w *world) {
+	var asked Tab
+	w.retry(func() (err error) {
+		asked, err = w.keeper.Open(context.Background(), ann, addressFor("ann"), 100*perTON, 0)
+		return err
+	})
+	w.retry(func() error {
+		_, err := w.keeper.Collateral(context.Background(), worker, addressFor("worker"), 5*perTON)
+		return err
+	})
+	w.net.send(w.t, addressFor("ann"), asked.Address, 10*perTON, nil)
+	w.turns(2)
+	w.payday()
+	w.turns(2)
+	w.post(ann, worker, 3*perTON)
+	w.turns(3)
+	for range 2 { // the first may be lost
+		w.retry(func() error {
+			_, err := w.keeper.Pay(context.Background(), worker)
+			return err
+		})
+		w.turns(2)
+	}
+	w.net.send(w.t, addressFor("ann"), asked.Address, perTON, nil)
+	w.turns(3)
+	w.post(ann, worker, perTON/2)
+	w.net.send(w.t, addressFor("ann"), asked.Address, perTON/20, tab.CloseBody())
+	w.net.mine(w.t)
+	w.turns(5) // a day, in which one crash and one lost message leave time for the last draw
+	w.net.SkewClock(CustomerDelay)
+	w.net.SkewClock(voucherEvery)
+	w.net.mine(w.t)
+	w.net.send(w.t, addressFor("ann"), asked.Address, perTON/20, tab.FinishBody())
+	w.turns(3)
+}
+
+// retry does something until it works, with a new Keeper each time, as a program does that was restarted.
+func (w *world) retry(f func() error) {
+	w.t.Helper()
+	for range 5 {
+		if f() == nil {
+			return
+		}
+		w.reopen()
+		w.net.mine(w.t)
+		_ = w.keeper.Step(context.Background())
+	}
+	w.t.Fatal("it never works")
+}
+
+// turns makes blocks and steps; a step that fails is the end of the program, which starts again.
+func (w *world) turns(n int) {
+	w.t.Helper()
+	for range n {
+		w.net.mine(w.t)
+		if w.keeper.Step(context.Background()) != nil {
+			w.reopen()
+		}
+	}
+}
+
+// TestCrashes fails at each commit and each message in turn, before it or after it, on a network that loses every other
+// time each message that comes the first time: the outcome is always the same.
+func TestCrashes(t *testing.T) {
+	n := newNetwork(t)
+	run := func(name string, commit, send func() int) *world {
+		w := newWorldOn(t, n, newLedger(t), name)
+		w.faults.commit, w.faults.send = commit, send
+		script(w)
+		w.faults.commit, w.faults.send = nil, nil
+		w.settle()
+		w.sound()
+		return w
+	}
+	at := func(n, how int) (func() int, *int) {
+		count := 0
+		return func() int {
+			if count++; count == n {
+				return how
+			}
+			return 0
+		}, &count
+	}
+	commit, commits := at(0, 0)
+	send, sends := at(0, 0)
+	right := run("right", commit, send)
+	if *commits < 10 || *sends < 3 {
+		t.Fatalf("%d commits, %d messages", *commits, *sends)
+	}
+	want := outcome(right)
+	t.Logf("%d commits, %d messages, %v", *commits, *sends, want)
+	stride := 1
+	if race { // ten times as slow
+		stride = 5
+	}
+	for how, what := range map[int]string{1: "before", 2: "after"} {
+		for i := 1; i <= *commits; i += stride {
+			f, _ := at(i, how)
+			n.Faults().LoseFirst(i%2 == 0)
+			if got := outcome(run(fmt.Sprintf("commit %d %s", i, what), f, nil)); !same(got, want) {
+				t.Errorf("a crash %s commit %d: %v, want %v", what, i, got, want)
+			}
+		}
+		for i := 1; i <= *sends; i += stride {
+			f, _ := at(i, how)
+			n.Faults().LoseFirst(i%2 == 0)
+			if got := outcome(run(fmt.Sprintf("send %d %s", i, what), nil, f)); !same(got, want) {
+				t.Errorf("a crash %s message %d: %v, want %v", what, i, got, want)
+			}
+		}
+	}
+}
+
+// outcome is what everybody has in the end.
+func outcome(w *world) map[string]nanoton.Amount {
+	ann0, pledge := w.record(TabKind, "ann"), w.record(CollateralKind, string(worker)[7:])
+	return map[string]nanoton.Amount{
+		"drawn": ann0.Drawn, "owed": ann0.Owed, "customer": w.has(ann), "fees": w.has("fees"), "worker": w.has(worker),
+		"paid": pledge.Drawn, "advance": pledge.Advance, "asked": nanoton.Amount(len(w.asked)), "unexplained": ann0.Unexplained,
+		"treasury": w.net.balance(w.treasury),
+	}
+}
+
+// same compares, rent aside.
+func same(a, b map[string]nanoton.Amount) bool {
+	for k := range b {
+		if near(a[k], b[k]) > rent {
+			return false
+		}
+	}
+	return true
+}
