@@ -368,6 +368,13 @@ func (l *Log) find(t *table, key receipt.Digest, is func(*receipt.Signed) bool) 
 // Head is the log's tree head now, as a signed note.
 func (l *Log) Head() ([]byte, error) { return l.headOf(l.index.size()) }
 
+// Root is the hash of the log's tree as it was last signed: what a payment may commit to. Zero: none was ever signed.
+func (l *Log) Root() [32]byte {
+	l.heads.Lock()
+	defer l.heads.Unlock()
+	return l.head.Tree.Hash
+}
+
 // headOf is a signed head of at least a size.
 func (l *Log) headOf(least int64) ([]byte, error) {
 	l.heads.Lock()

@@ -198,3 +198,10 @@ func comment(body *cell.Cell) string {
 	}
 	return string(text)
 }
+// BodyHash names what a message carries.
+func (m *Message) BodyHash() (h [32]byte) {
+	if m.Body != nil {
+		copy(h[:], m.Body.Hash())
+	}
+	return h
+}

@@ -177,7 +177,8 @@ var errNotKept = errors.New("a piece of the proof is missing")
 // record asks for all that the proof takes, and checks it.
 func (t *tape) record(ctx context.Context, init, id *ton.BlockIDExt, a Address) (*Proof, error) {
 	if id.SeqNo < init.SeqNo {
-		return nil, fmt.Errorf("%w: block %d is from before the init block %d of the network's config", ErrProof, id.SeqNo, init.SeqNo)
+		return nil, fmt.Errorf("%w: block %d is from before the init block %d of the network's config", ErrProof, id.SeqNo,
+			init.SeqNo)
 	}
 	api := ton.NewAPIClient(t, ton.ProofCheckPolicySecure)
 	if err := api.VerifyProofChain(ctx, init, id); err != nil {

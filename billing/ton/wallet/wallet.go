@@ -35,6 +35,34 @@ type Transfer struct {
 	Bounce  bool           // comes back if the receiver's contract fails; false for people's wallets
 }
 
+// CarryMax bounds what [Transfer.Carry] takes, bytes: a tab's initial state has 1 KiB.
+const CarryMax = 8 << 10
+
+// Carry gives the transfer a body for a contract, and what deploys the receiver: bags of cells; nil: none. ErrTransfer.
+func (t Transfer) Carry(body, init []byte) (Transfer, error) {
+	if len(body) > CarryMax || len(init) > CarryMax {
+		return t, fmt.Errorf("%w: what it carries is longer than %d bytes", ErrTransfer, CarryMax)
+	}
+	if body != nil {
+		c, err := cell.FromBOC(body)
+		if err != nil {
+			return t, fmt.Errorf("%w: its body: %w", ErrTransfer, err)
+		}
+		t.Body = c
+	}
+	if init != nil {
+		c, err := cell.FromBOC(init)
+		if err != nil {
+			return t, fmt.Errorf("%w: its initial state: %w", ErrTransfer, err)
+		}
+		t.Init = new(tlb.StateInit)
+		if err := tlb.Parse(t.Init, c); err != nil {
+			return t, fmt.Errorf("%w: its initial state: %w", ErrTransfer, err)
+		}
+	}
+	return t, nil
+}
+
 // CommentMax bounds a comment, bytes: it is an ID or a line of text, and it is paid for by the bit.
 const CommentMax = 500
 
