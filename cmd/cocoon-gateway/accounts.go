@@ -39,6 +39,12 @@ func flagsOf(command string) []string {
 		return []string{"account"}
 	case "keys rotate":
 		return []string{"grace"}
+	case "wallet create", "wallet import", "wallet show":
+		return []string{"passphrase-file"}
+	case "payouts list":
+		return []string{"account", "all"}
+	case "payouts hold", "payouts cancel":
+		return []string{"reason"}
 	case "usage":
 		return []string{"account", "key", "from", "to", "by", "csv"}
 	}
@@ -48,12 +54,12 @@ func flagsOf(command string) []string {
 // addFlags lets a flag set take the flags of all commands.
 func (o *options) addFlags(fs *flag.FlagSet) {
 	o.flags = map[string]string{}
-	for _, command := range []string{"accounts create", "accounts suspend", "accounts grant", "keys create", "keys rotate", "usage"} {
+	for _, command := range []string{"accounts create", "accounts suspend", "accounts grant", "keys create", "keys rotate", "usage", "payouts list", "wallet create"} {
 		for _, name := range flagsOf(command) {
 			set := func(v string) error { o.flags[name] = v; return nil }
 			switch {
 			case fs.Lookup(name) != nil:
-			case name == "csv":
+			case name == "csv", name == "all":
 				fs.BoolFunc(name, "", set)
 			default:
 				fs.Func(name, "", set)
@@ -64,7 +70,7 @@ func (o *options) addFlags(fs *flag.FlagSet) {
 
 // checkFlags refuses flags that a command does not take.
 func (o *options) checkFlags(command string) error {
-	if len(o.words) > 0 && (command == "accounts" || command == "keys") {
+	if len(o.words) > 0 && slices.Contains([]string{"accounts", "keys", "payouts", "suspense", "wallet"}, command) {
 		command += " " + o.words[0]
 	}
 	for name := range o.flags {
@@ -141,7 +147,7 @@ func manageAccount(ctx context.Context, b *accounts.Book, o *options, stdout io.
 		err = b.ResumeAccount(ctx, name)
 	case "grant":
 		var amount nanoton.Amount
-		if amount, err = ton(args[1]); err == nil {
+		if amount, err = readTON(args[1]); err == nil {
 			err = b.Grant(ctx, name, amount, o.flags["id"])
 		}
 	default:
@@ -244,8 +250,8 @@ func limitsText(l accounts.Limits) string {
 	return strings.Join(parts, ", ")
 }
 
-// ton reads an amount of TON.
-func ton(text string) (nanoton.Amount, error) {
+// readTON reads an amount of TON.
+func readTON(text string) (nanoton.Amount, error) {
 	a, err := nanoton.ParseTON(strings.TrimSuffix(text, " TON"))
 	if err != nil {
 		return 0, fmt.Errorf("%w: want TON, such as 1.5: %w", err, errUsage)

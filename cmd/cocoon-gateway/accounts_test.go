@@ -198,12 +198,12 @@ func TestExpiry(t *testing.T) {
 
 func TestTON(t *testing.T) {
 	for text, want := range map[string]nanoton.Amount{"1.5": 1.5e9, "1 TON": 1e9, "0.000000001": 1} {
-		if got, err := ton(text); err != nil || got != want {
+		if got, err := readTON(text); err != nil || got != want {
 			t.Errorf("%q: %v, %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"", "TON", "1e9", "1,5", "1.0000000001", "99999999999"} {
-		if got, err := ton(text); err == nil {
+		if got, err := readTON(text); err == nil {
 			t.Errorf("%q: %v", text, got)
 		}
 	}

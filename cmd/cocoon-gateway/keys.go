@@ -213,7 +213,7 @@ func amountOrNone(v string, to *nanoton.Amount) (err error) {
 		*to = 0
 		return nil
 	}
-	*to, err = ton(v)
+	*to, err = readTON(v)
 	if err == nil && *to <= 0 {
 		err = fmt.Errorf("want an amount above zero, or none: %w", errUsage)
 	}

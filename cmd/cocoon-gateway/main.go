@@ -16,41 +16,6 @@ var version string
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-const usage = `cocoon-gateway: routes requests of OpenAI clients to workers.
-
-  cocoon-gateway [run]  [--config FILE]        serve until SIGINT or SIGTERM
-  cocoon-gateway check-config [--config FILE]  read the configuration, say what is wrong with it
-
-  cocoon-gateway accounts create NAME [limits]
-  cocoon-gateway accounts list | show NAME
-  cocoon-gateway accounts limit NAME [limits]  of each of its keys that has none of its own
-  cocoon-gateway accounts suspend NAME --reason TEXT | resume NAME
-  cocoon-gateway accounts grant NAME TON --id ID   give test money, once for each ID
-
-  cocoon-gateway keys create NAME [--account A] [settings]   make an API key; it is shown this once
-  cocoon-gateway keys list [--account A] | show ID
-  cocoon-gateway keys update ID [settings]
-  cocoon-gateway keys rotate ID [--grace 24h]  show a new text for the key; the old one works that long
-  cocoon-gateway keys revoke ID
-    settings: --name N, --models 'llama*,qwen3' or all, --scopes inference,account,
-              --budget TON or none, --reset none|daily|weekly|monthly, --expires 90d, a day or never,
-              --price-cap-in TON, --price-cap-out TON (for a million tokens), and limits
-    limits:   --rpm N, --tpm N (requests, tokens a minute), --concurrent N (requests at once); none takes one away
-
-  cocoon-gateway usage [--account A] [--key ID] [--from DAY] [--to DAY] [--by day,account,model,key,user] [--csv]
-
-  cocoon-gateway audit                         compare ledger, journal and receipts; fails if anything is off
-
-  cocoon-gateway workers list                  who dialed in, and who waits for approval
-  cocoon-gateway workers approve ID
-  cocoon-gateway workers revoke ID
-  cocoon-gateway id                            what workers pin as this gateway's identity
-  cocoon-gateway version
-
-The commands take --config FILE (default gateway.yaml) or --data DIR, before or after their words, and work
-while the gateway runs: a change counts within a second.
-`
-
 // errUsage means that the command line made no sense; what is wrong was said already or is its text.
 var errUsage = errors.New("see 'cocoon-gateway help'")
 
@@ -100,6 +65,9 @@ func parse(args []string, stdout io.Writer) (options, error) {
 }
 
 func dispatch(args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == "registry" { // has flags of its own
+		return registryCommand(args[1:], stdout)
+	}
 	o, err := parse(args, stdout)
 	if err != nil {
 		return err
@@ -122,6 +90,12 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 		return manageAccounts(&o, stdout)
 	case "usage":
 		return showUsage(&o, stdout)
+	case "wallet":
+		return manageWallet(&o, os.Stdin, stdout, stderr)
+	case "payouts":
+		return payouts(&o, stdout)
+	case "suspense":
+		return suspense(&o, stdout)
 	case "audit":
 		return audit(&o, stdout)
 	case "workers":

@@ -30,6 +30,7 @@ commands:
   doctor        check machine, GPUs, engine, models, key, clock and gateways, and say what to do; changes nothing, disturbs
                 nobody. With --policy policy.yaml also which checks of that policy this machine would fail
   price         show, set or unset what this worker asks; a running worker takes it up at once. 'price -h' says how
+  vouchers      what gateways signed that contracts on the chain pay, and claim it without them. 'vouchers -h' says how
   receipts      what gateways have not acknowledged yet, so not paid
   id            print this worker's ID, for the gateway's operator to approve
   check-config  check the configuration file
@@ -54,8 +55,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && (len(args[0]) == 0 || args[0][0] != '-') {
 		name, args = args[0], args[1:]
 	}
-	if name == "price" {
+	switch name {
+	case "price":
 		return price(args, stdout, stderr)
+	case "vouchers":
+		return vouchers(args, stdout, stderr)
 	}
 	flags := flag.NewFlagSet("cocoon-worker "+name, flag.ContinueOnError)
 	flags.SetOutput(stderr)

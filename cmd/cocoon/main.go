@@ -38,6 +38,8 @@ What verify judges, and how (docs/verify.md explains it all):
   --worker ID       ask the gateway for this worker's evidence, not for its own
   --model M         or for that of the workers that serve a model
   --policy FILE     what you trust; default policy.yaml
+  --registry ADDRESS --network FILE
+                    take the releases from that contract on the chain; without --policy its policy too
   --save FILE       keep the evidence; 'cocoon verify FILE [--at TIME]' judges it again, as of then
   --collateral FILE judge by what vendors said that is in this bundle or came with the evidence: fetch nothing
   --bundle-out FILE write such a bundle
@@ -105,11 +107,21 @@ func dispatch(args []string, std streams) error {
 		return verifyCommand(args, std)
 	case "receipts":
 		return receiptsCommand(args, std)
+	case "account":
+		return accountCommand(args, std)
+	case "withdraw":
+		return withdrawCommand(args, std)
+	case "withdrawals":
+		return withdrawalsCommand(args, std)
+	case "wallet":
+		return walletCommand(args, std)
+	case "tab":
+		return tabCommand(args, std)
 	case "version", "--version":
 		_, err := fmt.Fprintln(std.out, "cocoon", daemon.Version(version))
 		return err
 	case "help", "--help", "-h":
-		_, err := fmt.Fprint(std.out, usage)
+		_, err := fmt.Fprint(std.out, usage, moneyUsage)
 		return err
 	}
 	return fmt.Errorf("no command %q: %w", command, errUsage)
@@ -120,7 +132,7 @@ func parse(fs *flag.FlagSet, args []string, out io.Writer) error {
 	fs.SetOutput(io.Discard)
 	err := fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(out, usage)
+		fmt.Fprint(out, usage, moneyUsage)
 		return err
 	}
 	if err != nil {

@@ -47,6 +47,8 @@ type verifyOptions struct {
 	worker    string // ask for this worker behind the gateway
 	model     string // ask for workers that serve it
 	policy    string
+	registry  string // address of a registry, where releases come from
+	network   string // file of the chain's config, to read it
 	bundle    string // collateral to judge by, and no other
 	cache     string // folder of the collateral's cache
 	bundleOut string
@@ -61,7 +63,9 @@ func readVerifyOptions(args []string, out io.Writer) (*verifyOptions, error) {
 	fs := flag.NewFlagSet("verify", flag.ContinueOnError)
 	fs.StringVar(&o.worker, "worker", "", "")
 	fs.StringVar(&o.model, "model", "", "")
-	fs.StringVar(&o.policy, "policy", defaultPolicy, "")
+	fs.StringVar(&o.policy, "policy", "", "")
+	fs.StringVar(&o.registry, "registry", "", "")
+	fs.StringVar(&o.network, "network", "", "")
 	fs.StringVar(&o.bundle, "collateral", "", "")
 	fs.StringVar(&o.cache, "cache", "", "")
 	fs.StringVar(&o.bundleOut, "bundle-out", "", "")
@@ -83,6 +87,9 @@ func readVerifyOptions(args []string, out io.Writer) (*verifyOptions, error) {
 	case fs.NArg() > 0:
 		return nil, fmt.Errorf("verify takes one URL or file, and there is %q too: %w", fs.Arg(0), errUsage)
 	}
+	if o.policy == "" && o.registry == "" {
+		o.policy = defaultPolicy
+	}
 	return o, o.fit()
 }
 
@@ -99,7 +106,9 @@ func (o *verifyOptions) fit() error {
 		return fmt.Errorf("--worker and --model: one of them: %w", errUsage)
 	case o.model != "" && o.save != "":
 		return fmt.Errorf("--save keeps one machine's evidence: name the worker with --worker: %w", errUsage)
-	case o.bundle != "" && o.cache != "":
+	case (o.registry == "") != (o.network == ""):
+		return fmt.Errorf("--registry and --network go together: an address, and the chain's global.config.json: %w", errUsage)
+	case o.bundle != "" && o.cache != "" && o.registry == "":
 		return fmt.Errorf("--collateral judges by the bundle alone, so --cache has no meaning: %w", errUsage)
 	}
 	return nil
@@ -162,11 +171,11 @@ func verify(ctx context.Context, args []string, std streams) error {
 	if err != nil {
 		return err
 	}
-	policy, err := loadPolicy(o.policy)
+	trust, err := o.loadTrust(ctx, at)
 	if err != nil {
 		return err
 	}
-	shelf, err := newShelf(o, policy)
+	shelf, err := newShelf(o, trust.policy)
 	if err != nil {
 		return err
 	}
@@ -177,9 +186,14 @@ func verify(ctx context.Context, args []string, std streams) error {
 	if !o.file() {
 		at = time.Now() // the nonce was fresh, so is the evidence
 	}
-	judge := &judge{policy, shelf}
+	judge := &judge{trust.policy, shelf}
 	for _, m := range machines {
+		if !o.file() {
+			trust.pin(o.target, m)
+		}
+		trust.tell(m)
 		m.result = judge.appraise(ctx, m, at)
+		trust.weigh(m)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()

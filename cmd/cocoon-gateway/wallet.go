@@ -1,0 +1,129 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	"cocoon/billing/ton/wallet"
+	"cocoon/internal/passphrase"
+)
+
+// The gateway's keys are files in its data folder: the treasury's moves its money, and the metering key signs what may be
+// drawn from tabs, which goes to the treasury or to the tabs' owners whatever it signs.
+const (
+	treasuryKey = "treasury"
+	meteringKey = "metering"
+)
+
+// keyPath is where a key of the gateway is.
+func keyPath(dataDir, name string) string { return filepath.Join(dataDir, name+".key") }
+
+// manageWallet makes and shows the gateway's keys. It never prints a secret.
+func manageWallet(o *options, in *os.File, stdout, stderr io.Writer) error {
+	if len(o.words) == 0 {
+		return fmt.Errorf("wallet create, import or show: %w", errUsage)
+	}
+	dir, err := dataDir(*o)
+	if err != nil {
+		return err
+	}
+	w := &gatewayWallet{
+		dir: dir, stdout: stdout, stderr: stderr,
+		source: passphrase.Source{File: o.flags["passphrase-file"], In: in, Out: stderr},
+	}
+	switch o.words[0] {
+	case "create", "import":
+		if len(o.words) != 2 || o.words[1] != treasuryKey && o.words[1] != meteringKey { // not repeated: it may be a secret
+			return fmt.Errorf("'wallet %s' takes %s or %s: %w", o.words[0], treasuryKey, meteringKey, errUsage)
+		}
+		return w.make(o.words[1], o.words[0] == "import")
+	case "show":
+		if len(o.words) != 1 {
+			return fmt.Errorf("'wallet show' takes no arguments: %w", errUsage)
+		}
+		return w.show()
+	}
+	return fmt.Errorf("no such command of wallet: %w", errUsage)
+}
+
+// gatewayWallet is the folder with the keys and what opens them.
+type gatewayWallet struct {
+	dir            string
+	source         passphrase.Source
+	stdout, stderr io.Writer
+}
+
+// make writes a new key file.
+func (w *gatewayWallet) make(name string, imported bool) error {
+	path := keyPath(w.dir, name)
+	if _, err := os.Lstat(path); err == nil { // before anybody types
+		return fmt.Errorf("%w: %s", wallet.ErrExists, path)
+	}
+	if err := os.MkdirAll(w.dir, 0o700); err != nil {
+		return fmt.Errorf("making the data folder: %w", err)
+	}
+	var secret []byte
+	var err error
+	if imported {
+		if secret, err = w.source.Secret("24 words, or 64 hex digits: "); err != nil {
+			return err
+		}
+	}
+	words, err := w.source.New(path)
+	if err != nil {
+		return err
+	}
+	var k *wallet.Key
+	if imported {
+		k, err = wallet.ImportKey(path, words, secret)
+	} else {
+		k, err = wallet.CreateKey(path, words)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w.stderr, "Keep a copy of %s and of its passphrase elsewhere: nothing else opens it.\n", path)
+	return w.print(map[string]*wallet.Key{name: k})
+}
+
+// show prints what is public of the keys that there are.
+func (w *gatewayWallet) show() error {
+	keys := map[string]*wallet.Key{}
+	for _, name := range []string{treasuryKey, meteringKey} {
+		path := keyPath(w.dir, name)
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		words, err := w.source.Read(path)
+		if err != nil {
+			return err
+		}
+		if keys[name], err = wallet.OpenKey(path, words); err != nil {
+			return err
+		}
+	}
+	if len(keys) == 0 {
+		return fmt.Errorf("there are no keys in %s: 'cocoon-gateway wallet create %s' makes one", w.dir, treasuryKey)
+	}
+	return w.print(keys)
+}
+
+func (w *gatewayWallet) print(keys map[string]*wallet.Key) error {
+	t := tabwriter.NewWriter(w.stdout, 0, 0, 2, ' ', 0)
+	if k := keys[treasuryKey]; k != nil {
+		h := wallet.NewHighload(k, wallet.HighloadOptions{})
+		fmt.Fprintf(t, "treasury\t%v\n", h.Address())
+		fmt.Fprintf(t, "its raw address\t%s\n", h.Address().Raw())
+		fmt.Fprintf(t, "its batches expire\t%v after they are made\n", h.Timeout())
+	}
+	if k := keys[meteringKey]; k != nil {
+		fmt.Fprintf(t, "metering key\t%s\n", hex.EncodeToString(k.Public()))
+	}
+	return t.Flush()
+}
