@@ -198,6 +198,7 @@ func comment(body *cell.Cell) string {
 	}
 	return string(text)
 }
+
 // BodyHash names what a message carries.
 func (m *Message) BodyHash() (h [32]byte) {
 	if m.Body != nil {

@@ -441,3 +441,29 @@ func TestOldConfig(t *testing.T) {
 		t.Error("it took a broken config")
 	}
 }
+
+// TestNothing sends nothing to nobody, twice in a block: each transaction has a time of its own.
+func TestNothing(t *testing.T) {
+	n := newNetwork(t, Options{})
+	to := address.NewAddress(0, 0, make([]byte, 32))
+	for range 3 {
+		if err := n.Faucet(to, tlb.MustFromTON("0"), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.Mine(); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[uint64]bool{}
+	for _, tx := range n.txs {
+		if tx.acc == [32]byte(to.Data()) {
+			if seen[tx.lt] || tx.prevLT >= tx.lt {
+				t.Errorf("transaction %d after %d", tx.lt, tx.prevLT)
+			}
+			seen[tx.lt] = true
+		}
+	}
+	if len(seen) != 3 {
+		t.Errorf("%d transactions", len(seen))
+	}
+}

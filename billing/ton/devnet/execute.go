@@ -137,7 +137,8 @@ func (c *collation) execute(pm *tvm.PreparedMessage, dst *address.Address) error
 	var res *tvm.TransactionExecutionResult
 	err = guard(func() (err error) {
 		res, err = c.n.machine.EmulateTransaction(c.bctx, acc.prepared, pm, tvm.TransactionOptions{
-			LogicalTime: int64(c.startLT + 1), AccountStorageStat: acc.stat,
+			// A message that changes nothing of an account that is not there leaves it without a time of its own.
+			LogicalTime: int64(max(c.startLT, acc.prepared.ShardAccount().LastTransLT) + 1), AccountStorageStat: acc.stat,
 		})
 		return err
 	})
