@@ -4,16 +4,23 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"mime"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
 	"cocoon/billing/ledger"
+	"cocoon/billing/tabs"
+	"cocoon/billing/ton/tab"
+	"cocoon/billing/treasury"
 	"cocoon/gateway/accounts"
+	"cocoon/gateway/rates"
 	"cocoon/internal/nanoton"
 	"cocoon/internal/openai"
+	"cocoon/internal/strictjson"
 )
 
 const (
@@ -23,6 +30,8 @@ const (
 	reportDays = 30
 	// askTimeout bounds what the account and admin answers ask of the database.
 	askTimeout = 30 * time.Second
+	// askBodyMax bounds a request, bytes: a key with all its patterns has 20 KiB.
+	askBodyMax = 1 << 20
 )
 
 // accountAPI answers customers who ask about their account, and is half of the operator's.
@@ -32,6 +41,8 @@ type accountAPI struct {
 	desk func(ledger.Account) (balance, held nanoton.Amount, ok bool)
 	// shared says that other gateways spend from the ledger too; then the desk knows its own part only.
 	shared  bool
+	vault   *vault                         // nil: no chain
+	rate    func() (*rates.Rate, *usdView) // nil: no dollars
 	log     *slog.Logger
 	refuse  func(http.ResponseWriter, *openai.Error)
 	answer  func(http.ResponseWriter, any)
@@ -45,6 +56,10 @@ type accountView struct {
 	Held      int64  `json:"held_nanoton"`    // by requests that run at this gateway
 	Available int64  `json:"available_nanoton"`
 	Suspended string `json:"suspended,omitempty"` // why
+	// Deposit is where money goes in; nil without the chain. Tab is the customer's own contract, if he has one.
+	Deposit *depositView `json:"deposit,omitempty"`
+	Tab     *tabView     `json:"tab,omitempty"`
+	USD     *usdBalance  `json:"usd,omitempty"`
 }
 
 // keyView is what answers say of a key.
@@ -140,7 +155,12 @@ func (a *accountAPI) view(ctx context.Context, name string) (accountView, error)
 		v.Balance = int64(balance)
 	}
 	v.Available = max(v.Balance-v.Held, 0)
-	return v, nil
+	if a.rate != nil {
+		if r, view := a.rate(); r != nil {
+			v.USD = &usdBalance{*view, r.USD(nanoton.Amount(v.Balance)), r.USD(nanoton.Amount(v.Available))}
+		}
+	}
+	return v, a.onChain(ctx, &v)
 }
 
 // usage answers GET /cocoon/v1/usage: the account's, of all its keys.
@@ -198,6 +218,32 @@ func readReport(values url.Values) (q reportQuery, e *openai.Error) {
 		return q, openai.BadRequest("", "%v", err)
 	}
 	return q, nil
+}
+
+// read decodes a request's JSON; false if it was refused.
+func (a *accountAPI) read(w http.ResponseWriter, r *http.Request, v any) bool {
+	text, ok := a.body(w, r)
+	if !ok {
+		return false
+	}
+	if err := strictjson.Decode(text, v); err != nil {
+		a.refuse(w, openai.BadRequest("", "the body: %v", err))
+		return false
+	}
+	return true
+}
+
+func (a *accountAPI) body(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		a.refuse(w, openai.NewError(http.StatusUnsupportedMediaType, "unsupported_media_type", "send JSON, with Content-Type: application/json"))
+		return nil, false
+	}
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, askBodyMax))
+	if err != nil {
+		a.refuse(w, openai.NewError(http.StatusRequestEntityTooLarge, "request_too_large", "the body does not arrive, or is larger than %d MiB", askBodyMax>>20))
+		return nil, false
+	}
+	return text, true
 }
 
 // usageRow is a row of a report.
@@ -266,13 +312,15 @@ func (a *accountAPI) fail(w http.ResponseWriter, err error) {
 	e := openai.NewError(http.StatusServiceUnavailable, "ledger_unavailable", "the ledger can't be asked at the moment; try again soon")
 	e.RetryAfter = time.Second
 	switch {
-	case errors.Is(err, accounts.ErrNoAccount), errors.Is(err, accounts.ErrNoKey):
+	case errors.Is(err, accounts.ErrNoAccount), errors.Is(err, accounts.ErrNoKey), errors.Is(err, treasury.ErrUnknown), errors.Is(err, tabs.ErrNone):
 		e = openai.NewError(http.StatusNotFound, "not_found", "%v", err)
-	case errors.Is(err, accounts.ErrExists), errors.Is(err, accounts.ErrBusy):
+	case errors.Is(err, accounts.ErrExists), errors.Is(err, accounts.ErrBusy), errors.Is(err, treasury.ErrTaken), errors.Is(err, treasury.ErrFinal),
+		errors.Is(err, tabs.ErrOwner):
 		e = openai.NewError(http.StatusConflict, "conflict", "%v", err)
 	case errors.Is(err, ledger.ErrConflict):
 		e = openai.NewError(http.StatusConflict, "conflict", "another amount was granted under this id")
-	case errors.Is(err, accounts.ErrInvalid), errors.Is(err, ledger.ErrInvalid), errors.Is(err, accounts.ErrTooMany):
+	case errors.Is(err, accounts.ErrInvalid), errors.Is(err, ledger.ErrInvalid), errors.Is(err, accounts.ErrTooMany), errors.Is(err, treasury.ErrInvalid),
+		errors.Is(err, treasury.ErrTooSmall), errors.Is(err, tab.ErrTerms):
 		e = openai.BadRequest("", "%v", err)
 	default:
 		a.log.Error("asking the ledger failed", "err", err)

@@ -337,7 +337,7 @@ func TestAdminKeepsWebPagesOut(t *testing.T) {
 		"a name of its own": {403, func(r *http.Request) { r.Host = "evil.example:9090" }},
 		"a name like ours":  {403, func(r *http.Request) { r.Host = "localhost.evil.example" }},
 		"no host":           {403, func(r *http.Request) { r.Host = "" }},
-		"large":             {413, func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader(strings.Repeat(" ", adminBodyMax+1))) }},
+		"large":             {413, func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader(strings.Repeat(" ", askBodyMax+1))) }},
 	} {
 		w := d.send("POST", "/accounts", body, tc.change)
 		if w.Code != tc.status || !strings.HasPrefix(w.Body.String(), `{"error":`) {

@@ -3,8 +3,6 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"io"
-	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"cocoon/billing/treasury"
 	"cocoon/gateway/accounts"
 	"cocoon/internal/nanoton"
 	"cocoon/internal/openai"
@@ -22,8 +21,6 @@ import (
 )
 
 const (
-	// adminBodyMax bounds a request of the operator, bytes: a key with all its patterns has 20 KiB.
-	adminBodyMax = 1 << 20
 	// pageDefault and pageMax bound the accounts or keys of one answer.
 	pageDefault = 1000
 	pageMax     = 10_000
@@ -62,6 +59,13 @@ func (a *adminAPI) routes() http.Handler {
 	r.Patch("/keys/{id}", a.updateKey)
 	r.Post("/keys/{id}/rotate", a.rotateKey)
 	r.Post("/keys/{id}/revoke", a.revokeKey)
+	r.Get("/treasury", a.showTreasury)
+	r.Get("/payouts", a.listPayouts)
+	r.Post("/payouts/{id}/hold", a.changePayout(treasury.Hold))
+	r.Post("/payouts/{id}/cancel", a.changePayout(treasury.Cancel))
+	r.Post("/payouts/{id}/release", a.changePayout(func(ctx context.Context, l treasury.Documents, id, _ string) error {
+		return treasury.Release(ctx, l, id)
+	}))
 	r.Get("/usage", func(w http.ResponseWriter, r *http.Request) {
 		q, err := readReport(r.URL.Query())
 		if err != nil {
@@ -96,32 +100,6 @@ func timed(next http.Handler) http.Handler {
 		defer cancel()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
-}
-
-// read decodes a request's JSON; false if it was refused.
-func (a *adminAPI) read(w http.ResponseWriter, r *http.Request, v any) bool {
-	text, ok := a.body(w, r)
-	if !ok {
-		return false
-	}
-	if err := strictjson.Decode(text, v); err != nil {
-		a.refuse(w, openai.BadRequest("", "the body: %v", err))
-		return false
-	}
-	return true
-}
-
-func (a *adminAPI) body(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		a.refuse(w, openai.NewError(http.StatusUnsupportedMediaType, "unsupported_media_type", "send JSON, with Content-Type: application/json"))
-		return nil, false
-	}
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, adminBodyMax))
-	if err != nil {
-		a.refuse(w, openai.NewError(http.StatusRequestEntityTooLarge, "request_too_large", "the body does not arrive, or is larger than %d MiB", adminBodyMax>>20))
-		return nil, false
-	}
-	return text, true
 }
 
 // adminAccount is what the operator sees of an account.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,6 +52,11 @@ type Config struct {
 	// TestMoney is what each new account is given to begin with, nanoTON. It is worth nothing: for development only.
 	// Default 0.
 	TestMoney nanoton.Amount `yaml:"test_money_nanoton"`
+	// TON connects the ledger to the chain: deposits in, payouts out. Without it the only money is what the operator
+	// grants. It needs billing. Default none.
+	TON *TONConfig `yaml:"ton"`
+	// USD shows prices and balances in dollars too. Default none.
+	USD *USDConfig `yaml:"usd"`
 	// Enrolment says how a worker that was never seen gets in. "approve": it waits until the operator runs
 	// "cocoon-gateway workers approve ID". "auto": at once; for development only. Default approve.
 	Enrolment string `yaml:"enrolment"`
@@ -75,6 +81,8 @@ type Config struct {
 	// LogLevel is debug, info, warn or error. No level logs a prompt, an answer or a key. Default info.
 	LogLevel slog.Level `yaml:"log_level"`
 
+	// Dev is served below /dev on the ops listener: the development network's own. Not of the file.
+	Dev http.Handler `yaml:"-"`
 	// Attester is the confidential machine that the gateway runs in, nil if in none. Not of the file.
 	Attester attest.Attester `yaml:"-"`
 }
@@ -189,6 +197,19 @@ func (c *Config) validate() error {
 	}
 	if err := c.Collateral.Check(); err != nil {
 		return fmt.Errorf("collateral.%w", err)
+	}
+	if c.TON != nil {
+		if c.Billing == BillingOff {
+			return errors.New("ton: needs billing: on")
+		}
+		if err := c.TON.validate(); err != nil {
+			return fmt.Errorf("ton.%w", err)
+		}
+	}
+	if c.USD != nil {
+		if err := c.USD.validate(); err != nil {
+			return fmt.Errorf("usd.%w", err)
+		}
 	}
 	return c.Limits.validate()
 }

@@ -23,6 +23,9 @@ func (b bills) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), reason)
 		}
 	}
+	if m.vault != nil {
+		collectVault(m.vault, ch)
+	}
 	c, d := m.clerk.Stats(), m.desk.Stats()
 	send(prometheus.CounterValue, "receipts_settled_total", "Requests that were settled by a worker's receipt.", float64(c.Settled))
 	send(prometheus.GaugeValue, "receipts_waited_for", "Requests whose worker owes a receipt.", float64(c.Waiting))

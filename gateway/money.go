@@ -22,6 +22,7 @@ import (
 	"cocoon/billing/tally"
 	"cocoon/gateway/accounts"
 	"cocoon/gateway/clerk"
+	"cocoon/gateway/rates"
 	"cocoon/internal/durable"
 	"cocoon/internal/receipt"
 	"cocoon/internal/treeproof"
@@ -45,8 +46,10 @@ type money struct {
 	desk   *billing.Desk
 	log    *tally.Log
 	clerk  *clerk.Clerk
-	logKey string // of the log of receipts, as clients name it
-	fee    int64  // parts per million
+	logKey string      // of the log of receipts, as clients name it
+	fee    int64       // parts per million
+	vault  *vault      // nil: no chain
+	rates  *rates.Feed // nil: no dollars are shown
 }
 
 // openMoney opens what bills, and mends what a crash left.
@@ -66,6 +69,13 @@ func openMoney(ctx context.Context, c *Config, id [32]byte, log *slog.Logger) (m
 	if err != nil {
 		return m, fmt.Errorf("accounts: %w", err)
 	}
+	if c.USD != nil {
+		r := c.USD.rates()
+		r.Store, r.Log = m.ledger, log
+		if m.rates, err = rates.Open(ctx, r); err != nil {
+			return m, fmt.Errorf("usd: %w", err)
+		}
+	}
 	if c.Billing == BillingOff {
 		return m, nil
 	}
@@ -84,9 +94,15 @@ func openMoney(ctx context.Context, c *Config, id [32]byte, log *slog.Logger) (m
 	}
 	m.clerk, err = clerk.Open(clerk.Config{
 		Desk: m.desk, Log: m.log, Dir: filepath.Join(c.DataDir, KeysetsDir), Tag: tagOf(id), Logger: log,
+		Voucher: func(ctx context.Context, worker receipt.Digest) *receipt.Voucher { return m.vault.voucher(ctx, worker) },
 	})
 	if err != nil {
 		return m, fmt.Errorf("receipts: %w", err)
+	}
+	if c.TON != nil {
+		if err := m.openVault(ctx, c, log); err != nil {
+			return m, fmt.Errorf("ton: %w", err)
+		}
 	}
 	return m, nil
 }
@@ -167,17 +183,23 @@ func (m *money) attach(w *tunnel.Worker) (detach func()) {
 // run settles and posts until ctx ends, which is when no request runs any more; then what is left goes to the ledger.
 // A failure ends it before, and the process should start anew.
 func (m *money) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	if m.rates != nil {
+		group.Go(func() error { return m.rates.Run(ctx) })
+	}
 	if m.clerk == nil {
 		<-ctx.Done()
-		return m.close()
+		return errors.Join(group.Wait(), m.close())
 	}
-	group, ctx := errgroup.WithContext(ctx)
 	late, stop := context.WithCancel(context.WithoutCancel(ctx)) // the Desk takes what the clerk still brings
 	group.Go(func() error {
 		defer stop()
 		return m.clerk.Run(ctx)
 	})
 	group.Go(func() error { return m.desk.Run(late) })
+	if m.vault != nil {
+		group.Go(func() error { return m.vault.run(ctx) })
+	}
 	return errors.Join(group.Wait(), m.close())
 }
 

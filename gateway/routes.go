@@ -44,8 +44,13 @@ func (s *Server) routes() http.Handler {
 	r.Get("/v1/models", s.withKey(s.listModels))
 	r.Get("/v1/models/*", s.withKey(s.showModel))
 	account := s.accountAPI()
-	r.Get("/cocoon/v1/account", s.withAccount(account.show))
-	r.Get("/cocoon/v1/usage", s.withAccount(account.usage))
+	r.Get("/cocoon/v1/account", s.with(accounts.ScopeAccount, account.show))
+	r.Get("/cocoon/v1/account/withdrawals", s.with(accounts.ScopeAccount, account.withdrawals))
+	r.Post("/cocoon/v1/account/withdrawals", s.with(accounts.ScopeWithdraw, account.withdraw))
+	r.Get("/cocoon/v1/account/tab", s.with(accounts.ScopeAccount, account.showTab(false)))
+	r.Get("/cocoon/v1/account/tab/kit", s.with(accounts.ScopeAccount, account.showTab(true)))
+	r.Post("/cocoon/v1/account/tab", s.with(accounts.ScopeWithdraw, account.openTab))
+	r.Get("/cocoon/v1/usage", s.with(accounts.ScopeAccount, account.usage))
 	r.Get("/cocoon/v1/prices", s.listPrices)
 	r.Get("/cocoon/v1/receipts/{id}", s.withKey(s.showReceipt))
 	r.Get("/cocoon/v1/evidence/{keyset}", s.showEvidence)
@@ -153,10 +158,10 @@ func (s *Server) withKey(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// withAccount lets only requests pass whose key may look at its account.
-func (s *Server) withAccount(next func(http.ResponseWriter, *http.Request, *accounts.Key)) http.HandlerFunc {
+// with lets only requests pass whose key has a scope.
+func (s *Server) with(scope string, next func(http.ResponseWriter, *http.Request, *accounts.Key)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		key, err := s.authenticate(r, accounts.ScopeAccount)
+		key, err := s.authenticate(r, scope)
 		if err != nil {
 			s.refuse(w, err)
 			return
@@ -169,7 +174,7 @@ func (s *Server) withAccount(next func(http.ResponseWriter, *http.Request, *acco
 func (s *Server) accountAPI() *accountAPI {
 	a := &accountAPI{
 		book: s.money.book, shared: shared(s.cfg.LedgerURL()), log: s.log, refuse: s.refuse, answer: s.writeJSON,
-		reports: make(chan struct{}, reportsMax),
+		reports: make(chan struct{}, reportsMax), vault: s.money.vault, rate: s.money.rate,
 	}
 	if s.money.desk != nil {
 		a.desk = s.money.desk.Balance
@@ -182,6 +187,9 @@ func (s *Server) opsRoutes() http.Handler {
 	r := chi.NewRouter()
 	host, _, _ := net.SplitHostPort(s.cfg.OpsListen) // it was checked
 	r.Mount("/admin/v1", (&adminAPI{*s.accountAPI(), host}).routes())
+	if s.cfg.Dev != nil {
+		r.Mount("/dev", s.cfg.Dev)
+	}
 	r.Get("/healthz", healthy)
 	r.Get("/readyz", s.ready)
 	r.Handle("/metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))

@@ -18,6 +18,8 @@ import (
 
 	"cocoon/attest/collateral"
 	"cocoon/attest/nvgpu"
+	"cocoon/billing/ton"
+	"cocoon/billing/treasury"
 	"cocoon/gateway/accounts"
 	"cocoon/internal/daemon"
 	"cocoon/internal/front"
@@ -147,6 +149,23 @@ func (s *Server) WorkerAddr() net.Addr { return s.workers.Addr() }
 
 // ID is the gateway's identity that workers pin, after Listen.
 func (s *Server) ID() tunnel.ID { return s.identity.ID() }
+
+// Deposit is how an account's money comes in from the chain.
+type Deposit struct {
+	Address ton.Address
+	Memo    string // of the account
+	Capital string // memo of the operator's own money, for fees
+}
+
+// Deposit says how an account pays in, after Listen; false without the chain.
+func (s *Server) Deposit(account string) (Deposit, bool) {
+	v := s.money.vault
+	if v == nil {
+		return Deposit{}, false
+	}
+	d := v.treasury.Deposit(account)
+	return Deposit{d.Address, d.Memo, treasury.MemoCapital}, true
+}
 
 // Book has the accounts and API keys, after Listen.
 func (s *Server) Book() *accounts.Book { return s.money.book }

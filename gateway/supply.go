@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cocoon/attest"
+	"cocoon/internal/receipt"
 	"cocoon/internal/tunnel"
 	"cocoon/router"
 	"cocoon/router/offer"
@@ -45,6 +46,9 @@ func (s *Server) report(w *tunnel.Worker, raw []byte) error {
 		return err
 	}
 	s.metrics.reports.Inc()
+	if v := s.money.vault; v != nil {
+		v.hearsay.note(receipt.Digest(w.ID()), sheet)
+	}
 	id := router.ID(w.ID())
 	m := s.appraiser.member(w)
 	if m == nil || !m.holds(time.Now()) {

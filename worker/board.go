@@ -60,6 +60,11 @@ func (b *board) set(offers []offer.Offer) {
 	b.update(func(s *offer.Sheet) { s.Offers = offers })
 }
 
+// pay tells gateways where earnings go, and what they promised.
+func (b *board) pay(to *offer.Payout, vouchers [][]byte) {
+	b.update(func(s *offer.Sheet) { s.Payout, s.Vouchers = to, vouchers })
+}
+
 // drain tells gateways to send no more.
 func (b *board) drain() {
 	b.update(func(s *offer.Sheet) { s.Draining = true })
@@ -100,7 +105,7 @@ func (b *board) update(change func(*offer.Sheet)) {
 	next := b.sheet
 	next.Load = b.load()
 	change(&next)
-	if next.Load == b.sheet.Load && next.Draining == b.sheet.Draining && reflect.DeepEqual(next.Offers, b.sheet.Offers) {
+	if reflect.DeepEqual(next, b.sheet) {
 		return
 	}
 	next.Version++

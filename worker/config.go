@@ -11,6 +11,7 @@ import (
 
 	"cocoon/attest"
 	"cocoon/attest/collateral"
+	"cocoon/billing/ton"
 	"cocoon/internal/config"
 	"cocoon/internal/nanoton"
 	"cocoon/internal/tunnel"
@@ -43,6 +44,11 @@ type Config struct {
 	// Collateral is where what vendors say about this machine's hardware is fetched, to be sent along with its evidence.
 	// What is fetched is kept in DataDir.
 	Collateral collateral.Services `yaml:"collateral"`
+	// Payout says where gateways pay what this worker has earned: an address of your own on TON, the least that is worth a
+	// transfer, and how often at most. Each gateway has limits of its own. With it the worker also keeps the vouchers that
+	// gateways sign, in DataDir: "cocoon-worker vouchers claim" needs no gateway. Without it earnings stay with the gateways
+	// until it is named. Default none.
+	Payout *offer.Payout `yaml:"payout"`
 	// OpsListen is where /metrics and /healthz are served, and "cocoon-worker receipts" asks: host:port. No key is asked for there, so keep it on loopback or
 	// a private network. Default: nowhere.
 	OpsListen string `yaml:"ops_listen"`
@@ -173,6 +179,9 @@ func (c *Config) check() ([]*tunnel.ID, error) {
 	if err := c.Collateral.Check(); err != nil {
 		return nil, fmt.Errorf("collateral.%w", err)
 	}
+	if _, err := c.payee(); err != nil {
+		return nil, fmt.Errorf("payout.%w", err)
+	}
 	if err := c.Price.check(); err != nil {
 		return nil, fmt.Errorf("price: %w", err)
 	}
@@ -183,6 +192,21 @@ func (c *Config) check() ([]*tunnel.ID, error) {
 		return nil, err
 	}
 	return checkGateways(c.Gateways)
+}
+
+// payee is where earnings go; zero if nowhere.
+func (c *Config) payee() (ton.Address, error) {
+	if c.Payout == nil {
+		return ton.Address{}, nil
+	}
+	if err := c.Payout.Validate(); err != nil {
+		return ton.Address{}, err
+	}
+	a, err := ton.ParseAddress(c.Payout.Address)
+	if err != nil {
+		return a, fmt.Errorf("address: %w", err)
+	}
+	return a, nil
 }
 
 func checkGateways(list []Gateway) ([]*tunnel.ID, error) {

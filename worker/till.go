@@ -30,6 +30,7 @@ type till struct {
 	log     *slog.Logger
 	metrics *metrics
 	full    atomic.Bool // the store has no room until a receipt is acknowledged
+	purse   *purse      // nil: there is no address that vouchers could be for
 
 	mu       sync.Mutex
 	running  map[string]struct{} // requests that receipts are made for now
@@ -171,6 +172,9 @@ func (p *presenter) exchange(ctx context.Context, t *till, text []byte) ([]byte,
 	}
 	if err := t.acknowledge(acks, p.name); err != nil {
 		return nil, err
+	}
+	if acks.Voucher != nil && t.purse != nil {
+		t.purse.keep(p.name, acks.Voucher)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

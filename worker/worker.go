@@ -175,6 +175,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if till.purse, err = openPurse(&w.config, w.board, w.log); err != nil {
+		return errors.Join(err, till.close())
+	}
 	w.till.Store(till)
 	return errors.Join(w.run(ctx), till.close())
 }

@@ -89,7 +89,10 @@ type Config struct {
 	// Tag is in each request's ID: bytes 8 to 11. Receipts with another one are of another gateway's requests.
 	Tag      [4]byte
 	Patience time.Duration // zero: DefaultPatience
-	Logger   *slog.Logger  // nil: nothing is logged
+	// Voucher is a worker's newest voucher, which goes along with acknowledgements; nil if there is none. It does not wait
+	// for the chain. May be nil.
+	Voucher func(ctx context.Context, worker receipt.Digest) *receipt.Voucher
+	Logger  *slog.Logger // nil: nothing is logged
 }
 
 // Clerk is an open clerk. Its methods may be called concurrently.

@@ -165,6 +165,9 @@ func (p *peer) settled(id receipt.Digest) {
 func (p *peer) ask(ctx context.Context, acks receipt.Acks, began time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	if p.c.c.Voucher != nil {
+		acks.Voucher = p.c.c.Voucher(ctx, p.id)
+	}
 	text, err := p.exchange(ctx, acks.Marshal())
 	if err != nil {
 		return err
