@@ -118,7 +118,7 @@ func (n *network) workerConfig(e *engineProcess) worker.Config {
 	cfg.DataDir = filepath.Join(n.opts.data, "worker")
 	cfg.Gateways = []worker.Gateway{{Address: n.gateway.WorkerAddr().String(), Pin: n.gateway.ID().String()}}
 	cfg.Engine.URL, cfg.Engine.Kind, cfg.Engine.Slots, cfg.Engine.Queue = e.url, e.kind, e.slots, queueMax
-	cfg.Price = devPrice()
+	cfg.Price, cfg.Payout = devPrice(), n.purse.wants()
 	cfg.Policy, cfg.Simulated, cfg.Collateral.Offline = n.tee.policy, rootsOf(n.tee.vendor), true
 	return cfg
 }

@@ -16,8 +16,8 @@ import (
 
 	"cocoon/attest"
 	"cocoon/gateway"
+	"cocoon/gateway/accounts"
 	"cocoon/internal/daemon"
-	"cocoon/internal/nanoton"
 	"cocoon/internal/secret"
 	"cocoon/internal/terminal"
 	"cocoon/worker"
@@ -31,8 +31,6 @@ const (
 	readyPeriod = 50 * time.Millisecond
 	// patience is the silence before the user is told what is being waited for.
 	patience = 15 * time.Second
-	// testMoney is what the account begins with: enough for days of play.
-	testMoney = 1000 * nanoton.PerTON
 	// callTimeout bounds a request to our own gateway.
 	callTimeout = 10 * time.Second
 )
@@ -45,6 +43,7 @@ type network struct {
 	key     secret.Key
 	gateway *gateway.Server
 	tee     *hardware
+	purse   *purse
 }
 
 // start runs the network until ctx ends, which is no error. Errors are one line for the user.
@@ -58,6 +57,10 @@ func start(ctx context.Context, opts options, s screen) error {
 	if n.tee, err = openHardware(opts.data); err != nil {
 		return err
 	}
+	if n.purse, err = openPurse(filepath.Join(opts.data, "chain"), n.log); err != nil {
+		return err
+	}
+	defer n.purse.close()
 	if err := n.listen(); err != nil {
 		return err
 	}
@@ -85,7 +88,7 @@ func (n *network) listen() error {
 	cfg.Listen, cfg.OpsListen, cfg.WorkerListen = n.opts.listen, n.opts.ops, "127.0.0.1:0"
 	cfg.DataDir = filepath.Join(n.opts.data, "gateway")
 	cfg.Enrolment, cfg.Policy = "auto", n.tee.policy
-	cfg.TestMoney = testMoney
+	cfg.TON, cfg.Dev = n.purse.ton(), n.purse.faucet()
 	cfg.Collateral.Offline = true // simulated vendors have no services: their machines bring everything
 	machine, err := n.tee.machine(attest.Gateway)
 	if err != nil {
@@ -152,6 +155,11 @@ func (n *network) announce(ctx context.Context, folder *folder, eng *engineProce
 	if !n.awaitReady(ctx, eng) {
 		return nil
 	}
+	if ok, err := n.fund(ctx, accounts.DefaultAccount); err != nil {
+		return fmt.Errorf("paying into the account: %w", err)
+	} else if !ok && ctx.Err() == nil {
+		n.log.Warn("the first deposit was not credited yet")
+	}
 	env := environment{
 		baseURL: "http://" + dialable(n.gateway.Addr()) + "/v1",
 		opsURL:  "http://" + dialable(n.gateway.OpsAddr()),
@@ -164,7 +172,7 @@ func (n *network) announce(ctx context.Context, folder *folder, eng *engineProce
 	if err != nil && ctx.Err() == nil {
 		n.log.Warn("listing models failed", "err", err)
 	}
-	n.screen.ready(env, welcome{engine: eng.name, models: models, env: filepath.Join(n.opts.data, envName), policy: n.tee.policy})
+	n.screen.ready(env, welcome{engine: eng.name, models: models, treasury: n.treasury(), chain: n.purse.config, worker: n.purse.payout.String(), env: filepath.Join(n.opts.data, envName), policy: n.tee.policy})
 	return nil
 }
 

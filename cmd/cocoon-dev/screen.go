@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 
-	"cocoon/internal/nanoton"
 	"cocoon/internal/terminal"
 )
 
@@ -30,6 +29,8 @@ type welcome struct {
 	models []string
 	env    string // path of the env file
 	policy string // path of the appraisal policy
+
+	chain, treasury, worker string // path of the local chain's config; addresses on it
 }
 
 // ready prints the line that scripts wait for, and for people how to go on.
@@ -61,15 +62,19 @@ func (s screen) ready(e environment, w welcome) {
 
   Any OpenAI client works with that base URL and key: '. %[7]s' sets both, then try 'bin/cocoon chat --temperature 0'.
 
-  A new account begins with %[10]s of test money, which is worth nothing; each answer says what it cost (usage.cost_nanoton), and
-  curl %[8]s/cocoon/v1/account -H 'Authorization: Bearer %[2]s' what is left.
+  Money     %[10]s were paid into the account over a TON chain of this machine's own, where coins are free:
+            treasury  %[11]s
+            worker    %[12]s  (is paid there)
+            network   %[13]s
+  Each answer says what it cost (usage.cost_nanoton), and 'bin/cocoon account' what is left and how to pay in more:
+  curl %[5]s/dev/faucet -H 'Content-Type: application/json' -d '{"to": ADDRESS, "nanoton": "1500000000", "comment": MEMO}'
 
   SIMULATED, NOT CONFIDENTIAL. The CPUs and the GPU that attest here are simulations: whoever runs this machine
   can read every prompt and every answer. For development only. Everything else is real, the appraisal too:
   'bin/cocoon verify %[8]s --policy %[9]s' shows it, and never says verified.
 
   Ctrl-C stops everything.
-`, e.baseURL, e.key.Reveal(), shown(w.models), w.engine, e.opsURL, quote(body), w.env, strings.TrimSuffix(e.baseURL, "/v1"), w.policy, nanoton.Amount(testMoney))))
+`, e.baseURL, e.key.Reveal(), shown(w.models), w.engine, e.opsURL, quote(body), w.env, strings.TrimSuffix(e.baseURL, "/v1"), w.policy, devMoney, w.treasury, w.worker, w.chain)))
 }
 
 func shown(models []string) string {
