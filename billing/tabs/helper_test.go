@@ -10,7 +10,6 @@ import (
 	"math/big"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,7 +50,6 @@ func addressFor(name string) ton.Address {
 type network struct {
 	*devnet.Network
 	client *ton.Client
-	skew   atomic.Int64
 }
 
 func newNetwork(t testing.TB) *network {

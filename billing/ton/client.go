@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
 )
@@ -189,16 +190,16 @@ type failures struct{ all []error }
 func (f *failures) Unwrap() []error { return f.all }
 
 func (f *failures) Error() string {
-	var text string
+	var text strings.Builder
 	for i, err := range f.all {
 		if i > 0 {
-			text += "; "
+			text.WriteString("; ")
 		}
-		if text += err.Error(); len(text) > 4000 {
-			return text[:4000]
+		if text.WriteString(err.Error()); len(text.String()) > 4000 {
+			return text.String()[:4000]
 		}
 	}
-	return text
+	return text.String()
 }
 
 // makeDir makes the client's folder.

@@ -266,7 +266,7 @@ func TestAutoMine(t *testing.T) {
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		for i := 0; i < 150; i++ {
+		for i := range 150 {
 			select {
 			case <-stop:
 				return

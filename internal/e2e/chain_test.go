@@ -232,7 +232,7 @@ func TestMoney(t *testing.T) {
 	stock := openai.NewClientWithConfig(config)
 	for range 3 {
 		_, err := stock.CreateChatCompletion(t.Context(), openai.ChatCompletionRequest{
-			Model: "m", MaxTokens: 20, Messages: []openai.ChatCompletionMessage{{Role: "user", Content: "hi"}},
+			Model: "m", MaxCompletionTokens: 20, Messages: []openai.ChatCompletionMessage{{Role: "user", Content: "hi"}},
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/xssnick/tonutils-go/tlb"
 	"github.com/xssnick/tonutils-go/ton"
 	"github.com/xssnick/tonutils-go/ton/wallet"
+	"github.com/xssnick/tonutils-go/tvm/cell"
 )
 
 // The tests in this file hold what tonutils-go and the wallets' contracts do, where one would think otherwise. Where
@@ -64,7 +65,7 @@ func TestHighloadMaxBatch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = e.n.SendExternal(must(tlb.ToCell(x)).ToBOCWithFlags(false))
+		err = e.n.SendExternal(must(tlb.ToCell(x)).ToBOCWithOptions(cell.BOCSerializeOptions{}))
 		mine(t, e.n, 1)
 		_, once, _ := e.paid(to, 100_000_000)
 		if k == 992 && (!errors.Is(err, ErrMessage) || once != 0) || k == 991 && (err != nil || once != 991) {

@@ -45,23 +45,31 @@ func refs(c *cell.Cell) ([]*cell.Cell, error) {
 
 // headerProof is the block proof with the header and the state update.
 func (b *block) headerProof() (*cell.Cell, error) {
-	sk := cell.CreateProofSkeleton()
-	sk.ProofRef(0).SetRecursive() // info
-	sk.ProofRef(2)                // state_update, with its two pruned children
-	return b.root.CreateProof(sk)
+	p := cell.NewMerkleProofBuilder(b.root)
+	if _, err := openHeader(p); err != nil {
+		return nil, err
+	}
+	return p.CreateProof()
+}
+
+// openHeader opens the header and the state update, whose two children stay pruned, and gives the block's parts.
+func openHeader(p *cell.MerkleProofBuilder) ([]*cell.Cell, error) {
+	r, err := refs(p.Root())
+	if err != nil {
+		return nil, err
+	}
+	if err := touch(r[0]); err != nil {
+		return nil, err
+	}
+	_, err = r[2].BeginParse()
+	return r, err
 }
 
 // extraProof is a block proof that opens extra as well; fn walks it.
 func (b *block) extraProof(fn func(extra []*cell.Cell) error) (*cell.Cell, error) {
 	p := cell.NewMerkleProofBuilder(b.root)
-	r, err := refs(p.Root())
+	r, err := openHeader(p)
 	if err != nil {
-		return nil, err
-	}
-	if err = touch(r[0]); err != nil {
-		return nil, err
-	}
-	if _, err = r[2].BeginParse(); err != nil {
 		return nil, err
 	}
 	extra, err := refs(r[3])

@@ -155,7 +155,7 @@ func TestDebt(t *testing.T) {
 
 // document is a change that puts a long one, no two cells of which are the same.
 func document(n int) *Change {
-	text := bytes.Repeat([]byte(fmt.Sprintf("%07d\n", n)), DocumentMax/8)
+	text := bytes.Repeat(fmt.Appendf(nil, "%07d\n", n), DocumentMax/8)
 	for i := range text {
 		text[i] ^= byte(i * i / 127)
 	}
