@@ -30,6 +30,10 @@ type TONConfig struct {
 	// PayoutMin is the least that is paid out at once. A payout costs the treasury some 0.0002 to 0.001 TON of fees.
 	// Default 0.1 TON.
 	PayoutMin nanoton.Amount `yaml:"payout_min_nanoton"`
+	// PayoutTimeout is how long a signed payout can be executed, a minute to 48 days. What was not executed by then is signed
+	// anew; after a stop of more than two minutes payouts wait that long, since a lost ledger may have signed some. It is part
+	// of the treasury's address: never change it while the treasury holds money. Default 1h.
+	PayoutTimeout time.Duration `yaml:"payout_timeout"`
 	// MaxAge is how old the newest block may be that a decision about money rests on. Default 30s.
 	MaxAge time.Duration `yaml:"max_age"`
 	// TabMax lets customers keep their money in contracts of their own, from which this gateway draws what they spent: it
@@ -49,7 +53,7 @@ type TONConfig struct {
 
 // DefaultTON is the section of an empty one.
 func DefaultTON() TONConfig {
-	return TONConfig{OutflowMax: 1000 * nanoton.PerTON, PayoutMin: nanoton.PerTON / 10, MaxAge: ton.DefaultMaxAge}
+	return TONConfig{OutflowMax: 1000 * nanoton.PerTON, PayoutMin: nanoton.PerTON / 10, PayoutTimeout: wallet.DefaultTimeout, MaxAge: ton.DefaultMaxAge}
 }
 
 // UnmarshalYAML fills in the defaults of what is left out.
@@ -75,6 +79,9 @@ func (c *TONConfig) validate() error {
 		return errors.New("cold: missing; hot_max_nanoton needs an address for what is above it")
 	case c.MaxAge <= 0:
 		return errors.New("max_age: must be above zero")
+	}
+	if err := (wallet.HighloadOptions{Timeout: c.PayoutTimeout}).Check(); err != nil {
+		return fmt.Errorf("payout_timeout: %w", err)
 	}
 	_, err := c.cold()
 	return err

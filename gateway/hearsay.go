@@ -12,6 +12,7 @@ import (
 	"cocoon/billing/tabs"
 	"cocoon/billing/ton"
 	"cocoon/billing/treasury"
+	"cocoon/internal/nanoton"
 	"cocoon/internal/receipt"
 	"cocoon/router/offer"
 )
@@ -19,6 +20,8 @@ import (
 const (
 	// wordsMax bounds the workers whose payout addresses wait to be written, or are remembered.
 	wordsMax = 10_000
+	// toldMax bounds what is remembered of what was said.
+	toldMax = 10_000
 	// pledgeEvery is between two looks at who has earned a tab of his own.
 	pledgeEvery = 10 * time.Second
 )
@@ -143,6 +146,10 @@ func (v *vault) pledge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	own, err := v.ownPocket(ctx)
+	if err != nil {
+		return err
+	}
 	payees, err := treasury.Payees(ctx, v.ledger)
 	if err != nil {
 		return err
@@ -152,11 +159,60 @@ func (v *vault) pledge(ctx context.Context) error {
 		if earned[worker] < v.cfg.Collateral {
 			continue
 		}
-		if _, err := v.tabs.Collateral(ctx, worker, payee.Address, v.cfg.Collateral); err != nil {
+		p, err := v.tabs.Pledge(ctx, worker)
+		if err != nil && !errors.Is(err, tabs.ErrNone) {
+			return err
+		}
+		lacks := max(v.cfg.Collateral-p.Balance, 0)
+		if lacks > own {
+			if v.told.first("poor") {
+				v.log.Warn("workers' tabs are not filled: the operator's own money does not cover them; put in capital", "own", own.String())
+			}
+			continue
+		}
+		own -= lacks
+		if _, err := v.tabs.Collateral(ctx, worker, payee.Address, v.cfg.Collateral); err != nil && v.told.first(id+err.Error()) {
 			v.log.Warn("a worker gets no collateral", "worker", id, "err", err)
 		}
 	}
 	return nil
+}
+
+// ownPocket is what the operator may lock: fees and capital, less what is locked already or on its way.
+func (v *vault) ownPocket(ctx context.Context) (own nanoton.Amount, err error) {
+	locked, err := v.ledger.Balances(ctx, "collateral:")
+	if err != nil {
+		return 0, err
+	}
+	for _, a := range locked {
+		own += a // assets are negative
+	}
+	for _, account := range []ledger.Account{"fees", "network"} {
+		a, err := v.ledger.Balance(ctx, account)
+		if err != nil {
+			return 0, err
+		}
+		own += a
+	}
+	return own, nil
+}
+
+// told remembers what the log has said, for what comes again and again.
+type told struct {
+	mu   sync.Mutex
+	said map[string]bool
+}
+
+// first says whether it is for the first time.
+func (t *told) first(what string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.said == nil || len(t.said) >= toldMax {
+		t.said = map[string]bool{}
+	}
+	was := t.said[what]
+	t.said[what] = true
+	return !was
 }
 
 // voucher is the newest for a worker; nil if there is none.

@@ -34,6 +34,7 @@ func collectVault(v *vault, ch chan<- prometheus.Metric) {
 	send("payouts_queued", "Payouts that wait for a batch.", float64(s.Queued))
 	send("payouts_batched", "Payouts in signed messages that the chain has not shown yet.", float64(s.Batched))
 	send("payouts_held", "Payouts that the operator holds.", float64(s.Held))
+	send("payouts_waiting", "1 if payouts wait that could leave: the wallet holds too little, or the hour's limit is reached.", yes(s.Waiting != ""))
 	amount("payouts_owed_nanoton", "What is in payouts that are not paid yet.", s.Owed)
 	send("suspense_sums", "Sums that came from nobody known, and are not settled.", float64(s.Suspense))
 	send("payouts_unmatched", "Payments on the chain that the ledger does not know: it is an older copy.", float64(s.Unmatched))

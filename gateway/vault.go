@@ -32,6 +32,7 @@ type vault struct {
 	tabs     *tabs.Keeper // nil: there are no tabs
 	ledger   *ledger.Ledger
 	hearsay  hearsay
+	told     told
 	log      *slog.Logger
 }
 
@@ -58,7 +59,7 @@ func (m *money) openVault(ctx context.Context, c *Config, log *slog.Logger) erro
 		hearsay: newHearsay(),
 		link:    &link{c: ton.Config{Network: network, Dir: dir, MaxAge: c.TON.MaxAge, Log: log}},
 	}
-	hot := wallet.NewHighload(pays, wallet.HighloadOptions{})
+	hot := wallet.NewHighload(pays, wallet.HighloadOptions{Timeout: c.TON.PayoutTimeout})
 	if c.TON.TabMax > 0 || c.TON.Collateral > 0 {
 		if err := v.openTabs(m, c, hot, meters); err != nil {
 			return err
@@ -112,7 +113,9 @@ func (v *vault) openTabs(m *money, c *Config, hot *wallet.Highload, meters walle
 		Ask:  func(ctx context.Context, o tabs.Order) error { return v.order(ctx, o) },
 		Root: m.log.Root,
 		Closing: func(customer ledger.Account, at time.Time) {
-			v.log.Warn("a customer closes his tab", "account", string(customer), "at", at)
+			if v.told.first("closing " + string(customer) + at.String()) {
+				v.log.Warn("a customer closes his tab", "account", string(customer), "at", at)
+			}
 		},
 		Log: v.log,
 	})

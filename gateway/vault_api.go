@@ -156,9 +156,14 @@ func (a *accountAPI) withdrawals(w http.ResponseWriter, r *http.Request, key *ac
 		a.fail(w, err)
 		return
 	}
+	stopped := a.vault.treasury.Status().Stopped != ""
 	views := make([]withdrawalView, 0, len(list))
 	for i := range list {
-		views = append(views, viewWithdrawal(&list[i]))
+		v := viewWithdrawal(&list[i])
+		if stopped && v.Why == "" && (list[i].State == treasury.Asked || list[i].State == treasury.Queued) {
+			v.Why = "payouts are stopped for the moment"
+		}
+		views = append(views, v)
 	}
 	a.answer(w, listView{"list", views, false})
 }

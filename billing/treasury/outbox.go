@@ -59,9 +59,18 @@ func (t *Treasury) setAside(ctx context.Context) error {
 			return t.commit(ctx, []ledger.Transfer{q.aside()}, []ledger.Document{d})
 		}
 		var err error
-		if q.Account.Kind() == "customer" && t.c.Withdraw != nil {
-			err = t.c.Withdraw(ctx, q.Account, q.Amount, post)
-		} else {
+		switch q.Account.Kind() {
+		case "fees", "network":
+			if err = t.ownPocket(ctx, q.Amount); err == nil {
+				err = post(ctx)
+			}
+		case "customer":
+			if t.c.Withdraw != nil {
+				err = t.c.Withdraw(ctx, q.Account, q.Amount, post)
+				break
+			}
+			fallthrough
+		default:
 			err = post(ctx)
 		}
 		switch {
@@ -79,6 +88,23 @@ func (t *Treasury) setAside(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("setting the money of payout %s aside: %w", q.ID, err)
 		}
+	}
+	return nil
+}
+
+// ownPocket says whether the operator has an amount of his own: fees, and what he put in for the network's, less what that
+// took. These accounts may be below zero for the ledger, and what they lack then is customers'.
+func (t *Treasury) ownPocket(ctx context.Context, amount nanoton.Amount) error {
+	fees, err := t.c.Ledger.Balance(ctx, accountFees)
+	if err != nil {
+		return err
+	}
+	network, err := t.c.Ledger.Balance(ctx, accountNetwork)
+	if err != nil {
+		return err
+	}
+	if fees+network < amount {
+		return fmt.Errorf("%w: the operator's own are %v", ledger.ErrOverdrawn, fees+network)
 	}
 	return nil
 }

@@ -164,6 +164,15 @@ func (t *Treasury) Ask(ctx context.Context, p Payout) error {
 	if p.Amount < t.c.PayoutMin {
 		return fmt.Errorf("%w: %v, the least is %v", ErrTooSmall, p.Amount, t.c.PayoutMin)
 	}
+	return Ask(ctx, t.c.Ledger, p)
+}
+
+// Ask is [Treasury.Ask] for the operator, who may ask for any amount, and for his own money: of the accounts "fees" and
+// "network" no more is paid out than both have together.
+func Ask(ctx context.Context, l Documents, p Payout) error {
+	if err := p.check(); err != nil {
+		return err
+	}
 	p = Payout{
 		ID: p.ID, Account: p.Account, To: p.To, Amount: p.Amount, Reason: p.Reason, Body: p.Body, Init: p.Init, State: Asked,
 		Asked: time.Now().UTC(),
@@ -172,10 +181,10 @@ func (t *Treasury) Ask(ctx context.Context, p Payout) error {
 	if err != nil {
 		return err
 	}
-	if _, err = t.c.Ledger.Commit(ctx, nil, []ledger.Document{d}); !errors.Is(err, ledger.ErrChanged) {
+	if _, err = l.Commit(ctx, nil, []ledger.Document{d}); !errors.Is(err, ledger.ErrChanged) {
 		return err
 	}
-	before, err := Find(ctx, t.c.Ledger, p.ID)
+	before, err := Find(ctx, l, p.ID)
 	if err == nil && !before.same(&p) {
 		err = fmt.Errorf("payout %s: %w", p.ID, ErrTaken)
 	}
@@ -288,8 +297,10 @@ func Cancel(ctx context.Context, l Documents, id, why string) error {
 		switch {
 		case version == 0:
 			return nil, nil, fmt.Errorf("payout %.60q: %w", id, ErrUnknown)
-		case p.State != Asked && p.State != Queued || p.Account == accountSuspense:
-			return nil, nil, fmt.Errorf("payout %s: %w: it is %s of %s", id, ErrFinal, p.State, p.Account)
+		case p.State != Asked && p.State != Queued:
+			return nil, nil, fmt.Errorf("payout %s: %w: it is %s", id, ErrFinal, p.State)
+		case p.Account == accountSuspense:
+			return nil, nil, fmt.Errorf("payout %s: %w: it sends back what came from nobody known", id, ErrFinal)
 		}
 		moved := p.State == Queued && !p.sweep()
 		p.State, p.Why = Refused, "taken back: "+why

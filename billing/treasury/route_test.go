@@ -58,3 +58,33 @@ func TestRoute(t *testing.T) {
 		t.Error("a body that is none was taken")
 	}
 }
+
+// TestOwnPocket pays the operator what is his, and no nanoTON of the customers'.
+func TestOwnPocket(t *testing.T) {
+	s, l, x := funded(t, newWorld(t, devnet.Options{}), nil)
+	s.give("rich customer", 500*tonCoin, ton.Memo("alice"))
+	s.mine()
+	step(t, x)
+	move(t, l, "spent", "customer:alice", accountFees, 3*tonCoin)
+	books := s.books(l)
+	own := books[accountFees] + books[accountNetwork]
+	ask := func(id string, amount nanoton.Amount) Payout {
+		if err := Ask(t.Context(), l, Payout{ID: id, Account: accountFees, To: someone(id), Amount: amount}); err != nil {
+			t.Fatal(err)
+		}
+		s.run(x)
+		return find(t, l, id)
+	}
+	if p := ask("much", own+1); p.State != Refused {
+		t.Errorf("more than his own: %+v", p)
+	}
+	if p := ask("some", own-tonCoin); p.State != Paid || s.got("some") != own-tonCoin {
+		t.Errorf("his own: %+v", p)
+	}
+	if p := ask("again", tonCoin); p.State != Refused { // fees took from it
+		t.Errorf("what he had already: %+v", p)
+	}
+	if books := s.books(l); books["customer:alice"] != 497*tonCoin {
+		t.Errorf("the customer has %v", books["customer:alice"])
+	}
+}

@@ -29,6 +29,7 @@ const (
 	accountTransit  ledger.Account = "transit"
 	accountCold     ledger.Account = "cold"
 	accountNetwork  ledger.Account = "network"
+	accountFees     ledger.Account = "fees"
 	accountPayouts  ledger.Account = "payouts"
 	accountSuspense ledger.Account = "suspense"
 	accountTest     ledger.Account = "test"
@@ -304,11 +305,13 @@ func (t *Treasury) step(ctx context.Context, s *Status) error {
 	if err := t.expire(ctx, state.At.Time); err != nil {
 		return err
 	}
+	if s.Difference == 0 && len(t.books.unmatched) == 0 { // what is asked for can't be spent any more, even if it has to wait
+		if err := t.setAside(ctx); err != nil {
+			return err
+		}
+	}
 	if s.Stopped != "" {
 		return nil
-	}
-	if err := t.setAside(ctx); err != nil {
-		return err
 	}
 	if err := t.earnings(ctx, state.At.Time); err != nil {
 		return err

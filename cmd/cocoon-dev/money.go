@@ -112,7 +112,7 @@ func openPurse(dir string, log *slog.Logger) (*purse, error) {
 func (p *purse) ton() *gateway.TONConfig {
 	c := gateway.DefaultTON()
 	c.Network, c.Treasury, c.Metering = p.config, p.treasury, p.metering
-	c.MaxAge = 3 * heartbeat
+	c.MaxAge, c.PayoutTimeout = 3*heartbeat, time.Minute // after a break of some minutes nobody wants to wait for an hour
 	c.PayoutMin, c.TabMax, c.Collateral = devPayout, devMoney, devCollateral
 	c.AllowTestMoney = true // of folders from before there was a chain
 	return &c

@@ -43,6 +43,8 @@ func flagsOf(command string) []string {
 		return []string{"passphrase-file"}
 	case "payouts list":
 		return []string{"account", "all"}
+	case "payouts ask":
+		return []string{"id"}
 	case "payouts hold", "payouts cancel":
 		return []string{"reason"}
 	case "usage":

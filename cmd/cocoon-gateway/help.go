@@ -17,7 +17,7 @@ const usage = `cocoon-gateway: routes requests of OpenAI clients to workers.
   cocoon-gateway keys update ID [settings]
   cocoon-gateway keys rotate ID [--grace 24h]  show a new text for the key; the old one works that long
   cocoon-gateway keys revoke ID
-    settings: --name N, --models 'llama*,qwen3' or all, --scopes inference,account,
+    settings: --name N, --models 'llama*,qwen3' or all, --scopes inference,account,withdraw,
               --budget TON or none, --reset none|daily|weekly|monthly, --expires 90d, a day or never,
               --price-cap-in TON, --price-cap-out TON (for a million tokens), and limits
     limits:   --rpm N, --tpm N (requests, tokens a minute), --concurrent N (requests at once); none takes one away
@@ -29,6 +29,7 @@ const usage = `cocoon-gateway: routes requests of OpenAI clients to workers.
   cocoon-gateway wallet show                   the treasury's address
 
   cocoon-gateway payouts list [--all] [--account ACCOUNT]   what goes out to the chain
+  cocoon-gateway payouts ask ACCOUNT ADDRESS TON --id ID   have an account's money paid out; fees are your own
   cocoon-gateway payouts run [WORKER]          pay earnings now, whatever the schedule
   cocoon-gateway payouts hold | release [ID]   one payout, or all
   cocoon-gateway payouts cancel ID --reason TEXT   its money goes back to its account

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cocoon/billing/ledger"
+	"cocoon/billing/ton"
 	"cocoon/billing/treasury"
 )
 
@@ -37,13 +38,15 @@ func withLedger(o *options, f func(ctx context.Context, l *ledger.Ledger) error)
 // payouts lists and steers what goes out to the chain.
 func payouts(o *options, stdout io.Writer) error {
 	if len(o.words) == 0 {
-		return fmt.Errorf("payouts list, run, hold, release, cancel or repair: %w", errUsage)
+		return fmt.Errorf("payouts list, ask, run, hold, release, cancel or repair: %w", errUsage)
 	}
 	return withLedger(o, func(ctx context.Context, l *ledger.Ledger) error {
 		verb := o.words[0]
 		switch verb {
 		case "list":
 			return listPayouts(ctx, l, o, stdout)
+		case "ask":
+			return askPayout(ctx, l, o, stdout)
 		case "run":
 			return runPayouts(ctx, l, o, stdout)
 		case "hold", "release":
@@ -84,6 +87,33 @@ func listPayouts(ctx context.Context, l *ledger.Ledger, o *options, stdout io.Wr
 		fmt.Fprintf(w, "%s\t%s\t%s\t%v\t%s\t%s\t%s\n", p.ID, p.Asked.Format(time.DateTime), p.State, p.Amount, p.Account, p.To, note)
 	}
 	return w.Flush()
+}
+
+// askPayout has money of an account go to an address: what a customer or worker asked for by other ways, or the operator's
+// own.
+func askPayout(ctx context.Context, l *ledger.Ledger, o *options, stdout io.Writer) error {
+	args, err := o.args("an account such as fees or customer:NAME", "an address", "an amount of TON")
+	if err != nil {
+		return err
+	}
+	id := o.flags["id"]
+	if id == "" {
+		return fmt.Errorf("--id is missing: a name for this payout, the same if you ask again: %w", errUsage)
+	}
+	p := treasury.Payout{
+		ID: treasury.PayoutID("operator", args[0], id), Account: ledger.Account(args[0]), Reason: "asked for by the operator",
+	}
+	if p.To, err = ton.ParseAddress(args[1]); err != nil {
+		return err
+	}
+	if p.Amount, err = readTON(args[2]); err != nil {
+		return err
+	}
+	if err := treasury.Ask(ctx, l, p); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "%s: %v to %s; 'payouts list' shows what becomes of it\n", p.ID, p.Amount, p.To)
+	return err
 }
 
 // runPayouts pays one worker, or all, what they have earned, ahead of their schedules.

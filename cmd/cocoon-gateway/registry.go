@@ -182,7 +182,7 @@ func (f *registryFlags) init(stdout io.Writer) error {
 		return err
 	}
 	_, err = fmt.Fprintf(stdout, "registry  %s\nchanges   need %d of %d signers, and wait for %s; never for less than %s\n"+
-		"deploy    %s\n\nOpen the link in any wallet: it sends %s TON and the contract's code. All of it stays in the registry,\n"+
+		"deploy    %s\n\nOpen the link in any wallet: it sends %s and the contract's code. All of it stays in the registry,\n"+
 		"for its rent and its gas; nothing of it ever comes back. A year's rent of 64 documents of 8 KiB is about 0.3 TON.\n",
 		a, t.Threshold, len(t.Signers), t.Delay, t.Floor, link, amount)
 	return err

@@ -67,7 +67,7 @@ func printRegistry(stdout io.Writer, r *registry.Registry) error {
 		fmt.Fprintf(w, "signer\t%x\n", []byte(k))
 	}
 	fmt.Fprintf(w, "next order\t%d\n", r.Seqno)
-	fmt.Fprintf(w, "balance\t%s TON\n", r.Balance)
+	fmt.Fprintf(w, "balance\t%s\n", r.Balance)
 	for _, f := range r.Faults {
 		fmt.Fprintf(w, "FAULT\t%s\n", f)
 	}

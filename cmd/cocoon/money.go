@@ -96,6 +96,9 @@ type withdrawal struct {
 	Why    loose          `json:"why"`
 }
 
+// errRefusal says that asking the same again will not help.
+var errRefusal = errors.New("refused")
+
 // askMoney asks the gateway something with the API key and decodes the answer into v, unknown members aside. Redirects are
 // not followed: the key is for this gateway.
 func (a *account) askMoney(ctx context.Context, method, path string, body, v any) ([]byte, error) {
@@ -142,6 +145,8 @@ func (a *account) askMoney(ctx context.Context, method, path string, body, v any
 		return nil, reaching(err)
 	case len(answer) > moneyAnswerMax:
 		return nil, fmt.Errorf("garbage from the gateway: its answer is longer than %d MiB", moneyAnswerMax>>20)
+	case resp.StatusCode/100 == 4 && resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusRequestTimeout:
+		return nil, fmt.Errorf("%w: %s", errRefusal, printable(refusal(resp, answer).Error(), shownMax))
 	case resp.StatusCode/100 != 2:
 		return nil, errors.New(printable(refusal(resp, answer).Error(), shownMax))
 	}
@@ -243,6 +248,9 @@ func withdrawCommand(args []string, std streams) error {
 		Nanoton int64       `json:"nanoton"`
 	}{*id, address, int64(amount)}
 	if _, err := a.askMoney(ctx, http.MethodPost, "cocoon/v1/account/withdrawals", asked, &got); err != nil {
+		if errors.Is(err, errRefusal) {
+			return err // it was not asked for, and won't be by asking again
+		}
 		return fmt.Errorf("%w; to try again without paying twice, add --id %s", err, printable(*id, shownMax))
 	}
 	if got.To != loose(address.String()) || got.Amount != amount {

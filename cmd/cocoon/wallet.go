@@ -178,6 +178,7 @@ func (p *purse) show(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintf(p.std.out, "key      %x\n", []byte(k.Public())) // signers of a registry are named by theirs
 	if p.networkFile == "" {
 		return p.print(wallet.NewPersonal(k, int32(p.network)), nil)
 	}
