@@ -31,36 +31,44 @@ var plan = map[string][]string{
 	"cmd/cocoon": {
 		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/nanoton",
 		"internal/receipt", "internal/strictjson", "internal/terminal", "internal/treeproof",
+		"billing/ton", "billing/ton/registry", "billing/ton/tab", "billing/ton/wallet", "internal/durable", "internal/passphrase", "internal/trust",
 	},
 	"cmd/cocoon-gateway": {
-		"attest", "attest/device", "billing/ledger", "gateway", "gateway/accounts", "gateway/clerk", "internal/daemon",
-		"internal/nanoton", "internal/tunnel",
+		"attest", "attest/device", "billing/ledger", "billing/ton", "billing/ton/registry", "billing/ton/wallet",
+		"billing/treasury", "gateway", "gateway/accounts", "gateway/clerk", "internal/config", "internal/daemon",
+		"internal/nanoton", "internal/passphrase", "internal/terminal", "internal/tunnel",
 	},
-	"cmd/cocoon-worker": {"attest/device", "internal/daemon", "internal/nanoton", "router/offer", "worker"},
-	"cmd/cocoon-gpu":    {"attest/device/helper"},
+	"cmd/cocoon-worker": {
+		"attest/device", "billing/ton", "internal/config", "internal/daemon", "internal/nanoton", "router/offer", "worker",
+		"worker/vouchers",
+	},
+	"cmd/cocoon-gpu": {"attest/device/helper"},
 	"cmd/cocoon-dev": {
-		"attest", "attest/simtee", "gateway", "gateway/accounts", "internal/daemon", "internal/nanoton", "internal/ollama",
-		"internal/secret", "internal/terminal", "worker", "worker/engine",
+		"attest", "attest/simtee", "billing/ton", "billing/ton/devnet", "billing/ton/wallet", "gateway", "gateway/accounts",
+		"internal/daemon", "internal/durable", "internal/nanoton", "internal/ollama", "internal/secret", "internal/strictjson",
+		"internal/terminal", "router/offer", "worker", "worker/engine",
 	},
 
 	// The roles.
 	"gateway": {
-		"attest", "attest/channel", "attest/collateral", "attest/nvgpu", "billing", "billing/ledger", "billing/tally",
-		"gateway/accounts", "gateway/clerk", "internal/config", "internal/daemon", "internal/durable", "internal/front",
+		"attest", "attest/channel", "attest/collateral", "attest/nvgpu", "billing", "billing/ledger", "billing/tabs", "billing/tally",
+		"billing/ton", "billing/ton/tab", "billing/ton/wallet", "billing/treasury",
+		"gateway/accounts", "gateway/clerk", "gateway/rates", "internal/passphrase", "internal/config", "internal/daemon", "internal/durable", "internal/front",
 		"internal/h1", "internal/nanoton", "internal/openai", "internal/receipt", "internal/secret", "internal/sse",
-		"internal/strictjson", "internal/treeproof", "internal/tunnel", "router", "router/offer",
+		"internal/strictjson", "internal/treeproof", "internal/trust", "internal/tunnel", "router", "router/offer",
 	},
 	"gateway/accounts": {"billing/ledger", "internal/nanoton", "internal/secret", "internal/strictjson", "router/offer"},
 	"gateway/clerk": {
 		"attest", "billing", "billing/ledger", "billing/tally", "internal/durable", "internal/nanoton", "internal/receipt",
 		"internal/strictjson", "router/offer",
 	},
-	"router":       {"router/offer"},
-	"router/offer": {"internal/nanoton"},
+	"gateway/rates": {"billing/ledger", "internal/nanoton", "internal/strictjson"},
+	"router":        {"router/offer"},
+	"router/offer":  {"internal/nanoton"},
 	"worker": {
-		"attest", "attest/channel", "attest/collateral", "internal/config", "internal/daemon", "internal/nanoton",
-		"internal/durable", "internal/openai", "internal/receipt", "internal/strictjson", "internal/tunnel", "router/offer",
-		"worker/engine", "worker/receipts",
+		"attest", "attest/channel", "attest/collateral", "billing/ton", "internal/config", "internal/daemon", "internal/nanoton",
+		"internal/durable", "internal/openai", "internal/receipt", "internal/strictjson", "internal/trust", "internal/tunnel", "router/offer",
+		"worker/engine", "worker/receipts", "worker/vouchers",
 	},
 	"worker/engine": {"internal/openai", "internal/sse", "router/offer"},
 
@@ -74,6 +82,7 @@ var plan = map[string][]string{
 	"attest/channel":       {"attest"},
 	"attest/device":        {"attest", "attest/device/helper", "attest/snp", "attest/tdx"},
 	"attest/device/helper": {"internal/strictjson"},
+	"internal/trust":       {"attest", "attest/snp", "billing/ton", "billing/ton/registry", "internal/config"},
 
 	// Simulated hardware. No program that verifies links it: see TestNoSimulator.
 	"attest/simtee": {
@@ -93,6 +102,29 @@ var plan = map[string][]string{
 	"billing/tally":             {"internal/durable", "internal/receipt", "internal/recordfile", "internal/treeproof"},
 	"worker/receipts":           {"internal/durable", "internal/nanoton", "internal/receipt", "internal/recordfile"},
 
+	// The chain, and what is done with money there.
+	"billing/treasury": {
+		"billing", "billing/ledger", "billing/ton", "billing/ton/wallet", "internal/nanoton", "internal/strictjson",
+	},
+	"billing/tabs": {
+		"billing", "billing/ledger", "billing/ton", "billing/ton/tab", "billing/ton/wallet", "internal/nanoton", "internal/receipt",
+		"internal/strictjson",
+	},
+	"billing/ton":           {"internal/durable", "internal/nanoton", "internal/strictjson"},
+	"billing/ton/contracts": nil,
+	"billing/ton/devnet":    {"internal/durable", "internal/nanoton", "internal/recordfile", "internal/strictjson"},
+	"billing/ton/registry": {
+		"billing/ton", "billing/ton/contracts", "internal/config", "internal/durable", "internal/nanoton", "internal/strictjson",
+	},
+	"billing/ton/registry/registrytest": {"billing/ton", "billing/ton/devnet", "billing/ton/registry", "internal/config"}, // for tests
+	"billing/ton/tab": {
+		"billing/ton", "billing/ton/contracts", "billing/ton/wallet", "internal/nanoton", "internal/strictjson",
+	},
+	"billing/ton/wallet": {"billing/ton", "internal/durable", "internal/nanoton"},
+	"worker/vouchers": {
+		"billing/ton", "billing/ton/tab", "internal/durable", "internal/nanoton", "internal/receipt", "internal/strictjson",
+	},
+
 	// The leaves.
 	"internal/config":     nil,
 	"internal/daemon":     nil,
@@ -101,6 +133,7 @@ var plan = map[string][]string{
 	"internal/h1":         nil,
 	"internal/nanoton":    nil,
 	"internal/openai":     nil,
+	"internal/passphrase": nil,
 	"internal/secret":     nil,
 	"internal/receipt":    {"internal/nanoton", "internal/strictjson", "router/offer"},
 	"internal/recordfile": {"internal/durable"},
@@ -129,6 +162,7 @@ var plan = map[string][]string{
 // foreign says which packages may import a module that isn't ours, or one package of it; below a package counts too.
 // Tests may import all of them, but for sdkTests.
 var foreign = map[string][]string{
+	"filippo.io/age":                      {"billing/ton/wallet"},
 	"github.com/NVIDIA/go-nvml":           {"cmd/cocoon-gpu"},
 	"github.com/go-chi/chi/v5":            {"gateway"},
 	"github.com/google/go-configfs-tsm":   {"attest/device"},
@@ -142,13 +176,16 @@ var foreign = map[string][]string{
 	"github.com/prometheus/client_golang": {"gateway", "worker", "cmd"},
 	"github.com/rogpeppe/go-internal":     {},
 	"github.com/sashabaranov/go-openai":   {"cmd/cocoon"},
+	"github.com/xssnick/tonutils-go":      {"billing/ton"},
 	"go.uber.org/goleak":                  {},
 	"go.yaml.in/yaml/v4":                  {"internal/config"},
 	"golang.org/x/mod":                    {"billing/tally", "internal/treeproof", "cmd/cocoon"},
+	"golang.org/x/term":                   {"internal/passphrase"},
 	"golang.org/x/time/rate":              {"attest/collateral", "gateway/accounts"},
 	"golang.org/x/sync":                   {"gateway", "worker", "cmd", "internal/bench", "attest/collateral"},
 	"modernc.org/sqlite":                  {"billing/ledger"},
 	"pgregory.net/rapid":                  {},
+	"rsc.io/qr":                           {"cmd/cocoon", "gateway"},
 }
 
 // sdkTests is where tests may use the clients of others: they are no part of what we test with elsewhere.
@@ -312,10 +349,12 @@ func within(path, folder string) bool { return path == folder || strings.HasPref
 // uuid; without a driver they do nothing.)
 func TestDependencyClosure(t *testing.T) {
 	both := map[string]string{
-		"billing": "money stays with the gateway", "gateway": "another role",
+		"billing/ledger": "money stays with the gateway", "billing/journal": "the Desk's", "billing/treasury": "the gateway's",
+		"billing/tabs": "the gateway's", "billing/tally": "the gateway's", "gateway": "another role",
+		"billing/ton/devnet": "for development only",
 		"internal/tinymodel": "for development only", "internal/ollama": "for development only",
 		"modernc.org": "no SQL here", "github.com/jackc": "no SQL here", "github.com/mattn": "no SQL here",
-		"github.com/xssnick": "no chain here", "github.com/go-chi": "the gateway's",
+		"github.com/go-chi": "the gateway's",
 	}
 	for program, more := range map[string]map[string]string{
 		"cocoon-worker": {"github.com/sashabaranov": "a client's", "github.com/NVIDIA": "cocoon-gpu's: it needs cgo"},
@@ -367,7 +406,7 @@ func TestConfigs(t *testing.T) {
 	}
 }
 
-// TestNoSimulator: what anybody installs holds no simulated hardware. cocoon-dev alone does.
+// TestNoSimulator: what anybody installs holds no simulated hardware and no play money. cocoon-dev alone does.
 func TestNoSimulator(t *testing.T) {
 	for _, program := range []string{"cocoon", "cocoon-gateway", "cocoon-worker", "cocoon-gpu"} {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/"+program).Output()
@@ -375,7 +414,7 @@ func TestNoSimulator(t *testing.T) {
 			t.Fatalf("go list: %v", err)
 		}
 		for dep := range strings.FieldsSeq(string(out)) {
-			if within(dep, module+"/attest/simtee") {
+			if within(dep, module+"/attest/simtee") || within(dep, module+"/billing/ton/devnet") {
 				t.Errorf("%s links %s", program, dep)
 			}
 		}

@@ -15,7 +15,9 @@ import (
 	"cocoon/attest/channel"
 	"cocoon/attest/collateral"
 	"cocoon/attest/nvgpu"
+	"cocoon/internal/config"
 	"cocoon/internal/receipt"
+	"cocoon/internal/trust"
 	"cocoon/internal/tunnel"
 	"cocoon/router"
 	"cocoon/router/offer"
@@ -62,10 +64,10 @@ func (m *member) outgrown(now time.Time) {
 
 // appraiser judges workers' evidence.
 type appraiser struct {
-	policy atomic.Pointer[attest.Policy] // replaced whole
-	store  *collateral.Store
-	cache  *nvgpu.SignatureCache
-	slots  chan struct{} // appraisals at once: most of the machine stays with the requests
+	trust atomic.Pointer[trust.Trust] // replaced whole
+	store *collateral.Store
+	cache *nvgpu.SignatureCache
+	slots chan struct{} // appraisals at once: most of the machine stays with the requests
 
 	mu      sync.Mutex
 	members map[*tunnel.Worker]*member
@@ -77,6 +79,9 @@ func newAppraiser(store *collateral.Store, signatures *nvgpu.SignatureCache) *ap
 		slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 }
+
+// policy is the one that counts now.
+func (a *appraiser) policy() *attest.Policy { return a.trust.Load().Policy }
 
 func (a *appraiser) member(w *tunnel.Worker) *member {
 	a.mu.Lock()
@@ -189,7 +194,9 @@ func (s *Server) appraise(ctx context.Context, e *attest.Evidence, set attest.Se
 	start := time.Now()
 	known, missing := s.appraiser.store.Complete(ctx, e, start)
 	set.Now, set.Cache = time.Now(), s.appraiser.cache
-	result := s.appraiser.policy.Load().Appraise(e, known, set)
+	rules := s.appraiser.trust.Load()
+	result := rules.Policy.Appraise(e, known, set)
+	rules.Weigh(result)
 	s.metrics.appraised(result, time.Since(start))
 	if why := result.Refusal(missing); why != "" {
 		return nil, fmt.Errorf("%w: %s", errRefused, why)
@@ -206,24 +213,42 @@ func (s *Server) bar(m *member, why error) {
 	s.table.Remove(router.ID(m.ID()), m)
 }
 
-// loadPolicy reads the policy's file and has it count at once: a worker that it refuses by what is known of it gets no
-// more work from here on, and every worker is asked for fresh evidence.
+// loadPolicy reads the policy's file and has it count at once, with the registry's releases if there is a registry.
 func (s *Server) loadPolicy() error {
-	p, err := attest.LoadPolicy(s.cfg.Policy)
+	text, err := config.ReadFile(s.cfg.Policy, config.Max)
 	if err != nil {
 		return err
 	}
+	s.basis.mu.Lock()
+	defer s.basis.mu.Unlock()
+	if err := s.goBy(text); err != nil {
+		return fmt.Errorf("%s: %w", s.cfg.Policy, err)
+	}
+	s.basis.policy = text
+	return nil
+}
+
+// goBy has the text of a policy count, with what the registry said last: a worker that is refused by what is known of it
+// gets no more work from here on, and if anything changed every worker is asked for fresh evidence.
+func (s *Server) goBy(policy []byte) error {
+	now := time.Now()
+	t, err := s.basis.trust(policy, now)
+	if err != nil {
+		return err
+	}
+	p := t.Policy
 	s.appraiser.store.Simulate(p.Roots())
-	if old := s.appraiser.policy.Swap(p); old != nil && old.Digest() == p.Digest() {
+	if old := s.appraiser.trust.Swap(t); old != nil && old.Equal(t) {
 		return nil
 	}
-	now := time.Now()
 	if now.Before(p.NotBefore) || !now.Before(p.NotAfter) {
 		s.log.Warn("the appraisal policy does not hold now: no worker is admitted", "policy", p.Name, "from", p.NotBefore, "to", p.NotAfter)
 	}
 	s.log.Info("appraisal policy loaded", "policy", p.Name, "digest", p.Digest().String(), "until", p.NotAfter)
+	t.Tell(s.log)
 	for _, m := range s.appraiser.all() {
 		r := p.Rejudge(m.result.Load(), now)
+		t.Weigh(r)
 		if why := r.Refusal(nil); why != "" {
 			err := fmt.Errorf("%w: %s", errRefused, why)
 			s.log.Warn("the new policy refuses a worker", "worker", m.ID().String(), "err", err)

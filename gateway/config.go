@@ -17,6 +17,7 @@ import (
 	"cocoon/billing"
 	"cocoon/internal/config"
 	"cocoon/internal/nanoton"
+	"cocoon/internal/trust"
 	"cocoon/router/offer"
 )
 
@@ -63,6 +64,9 @@ type Config struct {
 	// Policy is the file of the appraisal policy: which workers have proved enough to read prompts. configs/policy.yaml is
 	// the one to start from. It is read again when it changes, and counts at once. Required.
 	Policy string `yaml:"policy"`
+	// Registry has the releases in Policy replaced by those that a registry on the chain lists, as they come and go. Default
+	// none.
+	Registry *trust.Source `yaml:"registry"`
 	// Collateral is where what vendors say about hardware is fetched: certificates, revocation lists, TCB levels,
 	// reference values. What is fetched is kept in DataDir.
 	Collateral collateral.Services `yaml:"collateral"`
@@ -197,6 +201,11 @@ func (c *Config) validate() error {
 	}
 	if err := c.Collateral.Check(); err != nil {
 		return fmt.Errorf("collateral.%w", err)
+	}
+	if c.Registry != nil {
+		if err := c.Registry.Check(); err != nil {
+			return fmt.Errorf("registry.%w", err)
+		}
 	}
 	if c.TON != nil {
 		if c.Billing == BillingOff {

@@ -81,7 +81,7 @@ func (s *Server) keyset() []byte {
 	now := time.Now().UTC().Truncate(time.Second)
 	k := attest.Keyset{
 		V: attest.Version, Role: attest.Gateway, ID: attest.Digest(s.ID()), Epoch: s.self.epoch,
-		NotBefore: now, NotAfter: now.Add(keysetLife), Policy: s.appraiser.policy.Load().Digest(),
+		NotBefore: now, NotAfter: now.Add(keysetLife), Policy: s.appraiser.policy().Digest(),
 	}
 	if cert := s.cert.Load(); cert != nil {
 		k.TLS = sha256.Sum256(cert.Leaf.RawSubjectPublicKeyInfo)

@@ -91,7 +91,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		gauge("buffered_bytes", "Memory that request bodies and answers take.", func() float64 { return float64(s.memory.used.Load()) }),
 		bills{s},
 		gauge("policy_ends_timestamp_seconds", "When the appraisal policy ends; 0 before one is loaded.", s.policyEnd),
-		trust{s},
+		trustMetrics{s},
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "cocoon_gateway", Name: "build_info", Help: "1, labelled by version.",
 			ConstLabels: prometheus.Labels{"version": s.version},

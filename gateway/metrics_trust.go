@@ -8,18 +8,18 @@ import (
 	"cocoon/attest"
 )
 
-// trust collects what attestation rests on now, from those who know.
-type trust struct{ s *Server }
+// trustMetrics collects what attestation rests on now, from those who know.
+type trustMetrics struct{ s *Server }
 
 func trustDesc(name, help, label string) *prometheus.Desc {
 	return prometheus.NewDesc("cocoon_gateway_"+name, help, []string{label}, nil)
 }
 
 // Describe implements prometheus.Collector.
-func (t trust) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(t, ch) }
+func (t trustMetrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(t, ch) }
 
 // Collect implements prometheus.Collector.
-func (t trust) Collect(ch chan<- prometheus.Metric) {
+func (t trustMetrics) Collect(ch chan<- prometheus.Metric) {
 	send := func(d *prometheus.Desc, v float64, label string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, label)
 	}
@@ -63,8 +63,8 @@ func (s *Server) trusted(now time.Time) (map[attest.Verdict]int, map[attest.Kind
 
 // policyEnd is when the policy ends, Unix seconds.
 func (s *Server) policyEnd() float64 {
-	if s.appraiser == nil || s.appraiser.policy.Load() == nil || s.appraiser.policy.Load().NotAfter.IsZero() {
+	if s.appraiser == nil || s.appraiser.trust.Load() == nil || s.appraiser.policy().NotAfter.IsZero() {
 		return 0
 	}
-	return float64(s.appraiser.policy.Load().NotAfter.Unix())
+	return float64(s.appraiser.policy().NotAfter.Unix())
 }

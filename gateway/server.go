@@ -58,6 +58,7 @@ type Server struct {
 	cert     atomic.Pointer[tls.Certificate]
 
 	appraiser *appraiser
+	basis     basis
 	self      self
 
 	apps, ops, workers net.Listener
@@ -100,6 +101,9 @@ func (s *Server) Listen() (err error) {
 		return err
 	}
 	s.appraiser = newAppraiser(store, from.Signatures)
+	if err := s.openRegistry(context.Background()); err != nil {
+		return err
+	}
 	if err := s.loadPolicy(); err != nil {
 		return err
 	}
@@ -199,6 +203,9 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.money.book.Run(ctx) })
 	group.Go(func() error { return s.refresh(ctx) })
 	group.Go(func() error { return s.appraiser.store.Run(ctx) })
+	if s.basis.feed != nil {
+		group.Go(func() error { return s.watchRegistry(ctx) })
+	}
 	if s.self.responder != nil {
 		group.Go(func() error { s.watchSelf(ctx); return nil })
 	}

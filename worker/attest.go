@@ -13,12 +13,14 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cocoon/attest"
 	"cocoon/attest/channel"
 	"cocoon/attest/collateral"
 	"cocoon/internal/receipt"
+	"cocoon/internal/trust"
 	"cocoon/internal/tunnel"
 )
 
@@ -54,7 +56,7 @@ func newKeys() (keys, error) {
 type prover struct {
 	id        tunnel.ID
 	keys      keys
-	policy    *attest.Policy // the worker's own; nil: it has none
+	trust     atomic.Pointer[trust.Trust] // in the worker's own policy; nil: it has none
 	store     *collateral.Store
 	responder *channel.Responder
 	models    func() []attest.Model
@@ -74,11 +76,11 @@ func newProver(c *Config, id tunnel.ID, a attest.Attester, log *slog.Logger) (*p
 		return nil, err
 	}
 	p := &prover{id: id, keys: k, models: func() []attest.Model { return nil }}
-	if c.Policy != "" {
-		if p.policy, err = attest.LoadPolicy(c.Policy); err != nil {
-			return nil, fmt.Errorf("policy: %w", err)
-		}
+	own, err := c.ownTrust()
+	if err != nil {
+		return nil, err
 	}
+	p.trust.Store(own)
 	if p.store, err = collateral.New(c.Collateral.Config(c.DataDir, log)); err != nil {
 		return nil, err
 	}
@@ -133,7 +135,12 @@ func (p *prover) current() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	models, now := p.models(), time.Now().UTC().Truncate(time.Second)
-	if p.text != nil && now.Before(p.keyset.NotAfter.Add(-keysetRenew)) && reflect.DeepEqual(models, p.keyset.Models) {
+	var policy attest.Digest
+	if t := p.trust.Load(); t != nil {
+		policy = t.Policy.Digest()
+	}
+	if p.text != nil && now.Before(p.keyset.NotAfter.Add(-keysetRenew)) && policy == p.keyset.Policy &&
+		reflect.DeepEqual(models, p.keyset.Models) {
 		return p.text
 	}
 	public := p.keys.sealing.PublicKey()
@@ -142,10 +149,7 @@ func (p *prover) current() []byte {
 		Epoch:     max(p.keyset.Epoch+1, uint64(now.Unix())), // up over restarts too
 		NotBefore: now.Add(-keysetSkew), NotAfter: now.Add(keysetLife - keysetSkew), Models: models,
 		HPKE:    &attest.HPKEKey{KEM: public.KEM().ID(), Public: public.Bytes()},
-		Receipt: p.keys.receipt.Public().(ed25519.PublicKey),
-	}
-	if p.policy != nil {
-		p.keyset.Policy = p.policy.Digest()
+		Receipt: p.keys.receipt.Public().(ed25519.PublicKey), Policy: policy,
 	}
 	text, err := json.Marshal(&p.keyset)
 	if err != nil {
@@ -173,7 +177,8 @@ func (p *prover) answer(ctx context.Context, export tunnel.Exporter, challenge [
 // check holds this machine's evidence against the worker's own policy, if it has one: a GPU proves to the software that
 // uses it that it is what it should be, and gateways have measured that software. A pass is good for checkLife.
 func (p *prover) check(ctx context.Context) error {
-	if p.policy == nil {
+	own := p.trust.Load()
+	if own == nil {
 		return nil
 	}
 	p.checking.Lock()
@@ -182,7 +187,7 @@ func (p *prover) check(ctx context.Context) error {
 	if now.Before(p.checked) {
 		return nil
 	}
-	r, err := p.appraise(ctx, p.policy)
+	r, err := p.appraise(ctx, own)
 	if r == nil {
 		return fmt.Errorf("%w: %w", errOwnPolicy, err)
 	}
@@ -194,14 +199,15 @@ func (p *prover) check(ctx context.Context) error {
 }
 
 // appraise judges fresh evidence of this machine. There may be a result with an error: then collateral was missing.
-func (p *prover) appraise(ctx context.Context, policy *attest.Policy) (*attest.Result, error) {
+func (p *prover) appraise(ctx context.Context, by *trust.Trust) (*attest.Result, error) {
 	e, err := p.responder.Own(ctx)
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
 	known, missing := p.store.Complete(ctx, e, now)
-	r := policy.Appraise(e, known, attest.Setting{Role: attest.Worker, Nonce: e.Nonce, ID: attest.Digest(p.id), Now: now})
+	r := by.Policy.Appraise(e, known, attest.Setting{Role: attest.Worker, Nonce: e.Nonce, ID: attest.Digest(p.id), Now: now})
+	by.Weigh(r)
 	if missing != nil && !r.Verdict.Admits() {
 		return r, missing
 	}

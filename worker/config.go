@@ -14,6 +14,7 @@ import (
 	"cocoon/billing/ton"
 	"cocoon/internal/config"
 	"cocoon/internal/nanoton"
+	"cocoon/internal/trust"
 	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 	"cocoon/worker/engine"
@@ -41,6 +42,10 @@ type Config struct {
 	// Policy is the file of an appraisal policy that this worker holds its own machine against, GPUs included, before it
 	// asks gateways to trust it; configs/policy.yaml is one. Default: none, so that only gateways judge.
 	Policy string `yaml:"policy"`
+	// Registry says, on the chain, which gateways there are and which releases. With it each of Gateways must be listed there
+	// with its address and its key, which is its pin, and Policy takes its releases from there. The copy that is kept in
+	// DataDir takes its place while the chain is out of reach. Default none.
+	Registry *trust.Source `yaml:"registry"`
 	// Collateral is where what vendors say about this machine's hardware is fetched, to be sent along with its evidence.
 	// What is fetched is kept in DataDir.
 	Collateral collateral.Services `yaml:"collateral"`
@@ -49,6 +54,9 @@ type Config struct {
 	// gateways sign, in DataDir: "cocoon-worker vouchers claim" needs no gateway. Without it earnings stay with the gateways
 	// until it is named. Default none.
 	Payout *offer.Payout `yaml:"payout"`
+	// Claims has the worker claim its vouchers by itself when a gateway is gone or closes the contract. It needs payout.
+	// Default none: "cocoon-worker vouchers claim" does it by hand.
+	Claims *Claims `yaml:"claims"`
 	// OpsListen is where /metrics and /healthz are served, and "cocoon-worker receipts" asks: host:port. No key is asked for there, so keep it on loopback or
 	// a private network. Default: nowhere.
 	OpsListen string `yaml:"ops_listen"`
@@ -58,6 +66,8 @@ type Config struct {
 
 	// Simulated are the roots of a simulated machine that the worker runs in. Not of the file.
 	Simulated attest.Roots `yaml:"-"`
+
+	basis *basis // the registry, as Resolve read it
 }
 
 // Gateway is one gateway that the worker dials.
@@ -179,8 +189,21 @@ func (c *Config) check() ([]*tunnel.ID, error) {
 	if err := c.Collateral.Check(); err != nil {
 		return nil, fmt.Errorf("collateral.%w", err)
 	}
+	if c.Registry != nil {
+		if err := c.Registry.Check(); err != nil {
+			return nil, fmt.Errorf("registry.%w", err)
+		}
+	}
 	if _, err := c.payee(); err != nil {
 		return nil, fmt.Errorf("payout.%w", err)
+	}
+	if c.Claims != nil {
+		if err := c.Claims.check(); err != nil {
+			return nil, fmt.Errorf("claims.%w", err)
+		}
+		if c.Payout == nil {
+			return nil, errors.New("claims: needs payout")
+		}
 	}
 	if err := c.Price.check(); err != nil {
 		return nil, fmt.Errorf("price: %w", err)

@@ -80,13 +80,16 @@ func Doctor(ctx context.Context, c Config, h Hardware, tell func(Check)) bool {
 	d := &doctor{config: c, tell: tell}
 	d.checkConfig()
 	id := d.checkKey()
-	d.checkMachine(ctx, h, id)
-	d.checkEngine(ctx)
-	pins, err := c.check()
-	if err != nil {
-		return false // told by checkConfig
+	listed := d.checkRegistry(ctx)
+	if listed {
+		d.checkMachine(ctx, h, id)
 	}
-	for i, g := range c.Gateways {
+	d.checkEngine(ctx)
+	pins, err := d.config.check()
+	if err != nil || !listed {
+		return false // told by checkConfig or checkRegistry
+	}
+	for i, g := range d.config.Gateways {
 		d.checkGateway(ctx, g, pins[i], id)
 	}
 	return !d.failed
@@ -115,6 +118,34 @@ func (d *doctor) checkConfig() {
 	if a, err := netip.ParseAddr(u.Hostname()); err != nil || !a.IsLoopback() {
 		d.add(Warn, "engine url", "prompts travel to %s in the clear: keep that network your own, or use https", u.Hostname())
 	}
+}
+
+// checkRegistry takes what is trusted from the registry; false if there is one, and nothing can be taken from it.
+func (d *doctor) checkRegistry(ctx context.Context) bool {
+	const name = "registry"
+	if d.config.Registry == nil {
+		return true
+	}
+	if _, err := d.config.check(); err != nil {
+		return false // told by checkConfig
+	}
+	c, err := Resolve(ctx, d.config, slog.New(slog.DiscardHandler))
+	if err != nil {
+		d.add(Fail, name, "%v", err)
+		return false
+	}
+	d.config = c
+	t, feed := c.basis.first, c.basis.feed
+	if feed.Away() {
+		d.add(Warn, name, "the chain is out of reach: going by the copy of %s, which counts until %s. Check registry.network and "+
+			"that this machine may connect out", t.From.At.Time.Format(time.RFC3339), feed.Ends().Format(time.RFC3339))
+	}
+	for _, fault := range t.Faults {
+		d.add(Warn, name, "%v", fault)
+	}
+	d.add(Pass, name, "%d releases hold as of block %d of %s, and all %d gateways are listed", len(t.Releases), t.From.At.Seqno,
+		t.From.At.Time.Format(time.RFC3339), len(c.Gateways))
+	return true
 }
 
 // checkKey looks at the identity file, and returns the certificate in it.

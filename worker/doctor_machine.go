@@ -35,7 +35,7 @@ func (d *doctor) checkMachine(ctx context.Context, h Hardware, cert *tls.Certifi
 		d.add(Fail, name, "%v", err)
 		return
 	}
-	if p.policy == nil {
+	if p.trust.Load() == nil {
 		if _, err := p.responder.Own(ctx); err != nil {
 			d.add(Fail, name, "%s gives no evidence: %v", h.Attester.TEE(), err)
 			return
@@ -49,8 +49,9 @@ func (d *doctor) checkMachine(ctx context.Context, h Hardware, cert *tls.Certifi
 
 // checkPolicy tells each check that the policy fails.
 func (d *doctor) checkPolicy(ctx context.Context, p *prover) {
-	name := "policy " + p.policy.Name
-	r, err := p.appraise(ctx, p.policy)
+	own := p.trust.Load()
+	name := "policy " + own.Policy.Name
+	r, err := p.appraise(ctx, own)
 	if r == nil {
 		d.add(Fail, name, "no evidence to hold against it: %v", err)
 		return

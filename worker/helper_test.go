@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"crypto/x509"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -67,6 +68,13 @@ func vendor(t *testing.T) *simtee.Vendor {
 		t.Fatal(err)
 	}
 	return v
+}
+
+// simulatedRoots are those of vendor.
+func simulatedRoots(t *testing.T) attest.Roots {
+	t.Helper()
+	v := vendor(t)
+	return attest.Roots{SNP: v.SNPRoots(), TDX: []*x509.Certificate{v.TDXRoot()}, GPU: v.GPURoots()}
 }
 
 // writeFile makes a file of its own for a secret.

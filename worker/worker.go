@@ -71,11 +71,14 @@ type Worker struct {
 }
 
 // New makes a worker; nothing runs until Run. It reads the identity, or makes one, in Config.DataDir. The attester is the
-// confidential machine that it runs in.
+// confidential machine that it runs in. A configuration that names a registry is one that Resolve has returned.
 func New(c Config, a attest.Attester, log *slog.Logger, reg *prometheus.Registry) (*Worker, error) {
 	pins, err := c.check()
 	if err != nil {
 		return nil, err
+	}
+	if c.Registry != nil && c.basis == nil {
+		return nil, errors.New("registry: the configuration names one, and was not resolved")
 	}
 	key, err := c.Engine.key()
 	if err != nil {
@@ -206,17 +209,9 @@ func (w *Worker) run(ctx context.Context) (err error) {
 	group.Go(func() error { w.board.run(late); return nil })
 	group.Go(func() error { w.watch(ctx); return nil })
 	group.Go(func() error { w.watchPrices(ctx); return nil })
+	group.Go(func() error { w.claims(ctx); return nil })
 	group.Go(func() error { return w.prover.store.Run(ctx) })
-	for _, d := range w.dialers {
-		group.Go(func() error {
-			select {
-			case <-w.looked: // so that the first keyset names the models
-				return d.Run(late)
-			case <-ctx.Done():
-				return nil
-			}
-		})
-	}
+	group.Go(func() error { return w.serve(ctx, late, group) })
 	if ops != nil {
 		srv := &http.Server{Handler: w.opsHandler(), ReadHeaderTimeout: headerTimeout}
 		group.Go(func() error { return daemon.Serve(ctx, srv, ops) })

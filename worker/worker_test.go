@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -325,7 +324,7 @@ func doctorIn(t *testing.T, c Config, m simtee.Config) (bool, string) {
 		t.Fatal(err)
 	}
 	c.Policy = writeFile(t, string(v.PolicyYAML(time.Now())))
-	c.Simulated = attest.Roots{SNP: v.SNPRoots(), TDX: []*x509.Certificate{v.TDXRoot()}, GPU: v.GPURoots()}
+	c.Simulated = simulatedRoots(t)
 	c.Collateral.Offline = true
 	return doctorWith(t, c, Hardware{Found: []Check{{Name: "configfs", Result: Info, Detail: "not looked for"}}, Attester: machine})
 }

@@ -46,6 +46,11 @@ func (s *server) account(ctx context.Context, h Head, a Address) (State, error) 
 	if !ok {
 		return State{}, errOther
 	}
+	return accountAt(&r, h, a)
+}
+
+// accountAt checks a liteserver's word on an account against a proven block.
+func accountAt(r *ton.AccountState, h Head, a Address) (State, error) {
 	block := h.id
 	if a.Workchain != -1 {
 		if err := ton.CheckShardInMasterProofForAccount(h.id, r.ShardProof, r.Shard, a.Std()); err != nil {

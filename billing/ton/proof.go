@@ -12,9 +12,7 @@ import (
 
 	"github.com/xssnick/tonutils-go/liteclient"
 	"github.com/xssnick/tonutils-go/tl"
-	"github.com/xssnick/tonutils-go/tlb"
 	"github.com/xssnick/tonutils-go/ton"
-	"github.com/xssnick/tonutils-go/tvm/cell"
 )
 
 // ProofMax bounds a proof, bytes. One key block of the main network takes some 50 KB, and there are about three a day, so
@@ -328,35 +326,3 @@ func (t *tape) StickyContextNextNodeBalanced(ctx context.Context) (context.Conte
 
 // StickyNodeID is zero: there is one server, or none.
 func (t *tape) StickyNodeID(context.Context) uint32 { return 0 }
-
-// accountAt checks a liteserver's word on an account against a proven block.
-func accountAt(r *ton.AccountState, h Head, a Address) (State, error) {
-	block := h.id
-	if a.Workchain != -1 {
-		if err := ton.CheckShardInMasterProofForAccount(h.id, r.ShardProof, r.Shard, a.Std()); err != nil {
-			return State{}, proofError(err)
-		}
-		block = r.Shard
-	}
-	entry, extra, err := lookup(r.Proof, block.RootHash, a)
-	st := State{Address: a, At: h}
-	if errors.Is(err, cell.ErrNoSuchKeyInDict) {
-		if r.State != nil {
-			return State{}, fmt.Errorf("%w: a state of an account that does not exist", ErrProof)
-		}
-		return st, nil
-	}
-	if err != nil {
-		return State{}, fmt.Errorf("%w: %s", ErrProof, clip(err.Error()))
-	}
-	var shard tlb.ShardAccount
-	var depth tlb.DepthBalanceInfo
-	if err := errors.Join(tlb.LoadFromCell(&shard, entry), tlb.LoadFromCell(&depth, extra)); err != nil {
-		return State{}, fmt.Errorf("%w: %s", ErrProof, clip(err.Error()))
-	}
-	if r.State == nil || r.State.HashKey() != shard.Account.HashKey(0) {
-		return State{}, fmt.Errorf("%w: the state is not the one of the proof", ErrProof)
-	}
-	st.Last = Cursor{LT: shard.LastTransLT, Hash: [32]byte(shard.LastTransHash)}
-	return st, st.fill(r.State)
-}

@@ -85,7 +85,9 @@ func (f *folder) apiKey(ctx context.Context, book *accounts.Book) (secret.Key, e
 			return key, nil
 		}
 	}
-	key, _, err := book.CreateKey(ctx, accounts.DefaultAccount, accounts.Settings{Name: "cocoon-dev"})
+	key, _, err := book.CreateKey(ctx, accounts.DefaultAccount, accounts.Settings{
+		Name: "cocoon-dev", Scopes: []string{accounts.ScopeInference, accounts.ScopeAccount, accounts.ScopeWithdraw},
+	})
 	if err != nil {
 		return key, fmt.Errorf("making an API key: %w", err)
 	}

@@ -34,7 +34,7 @@ const (
 	// devCollateral is locked for a worker that has earned as much.
 	devCollateral = nanoton.PerTON / 10
 	// devPayout is the least that is paid out: a few answers of the tiny model, and less than a payout costs. The coins are free.
-	devPayout = nanoton.Amount(100_000)
+	devPayout = nanoton.Amount(10_000)
 )
 
 // Names in the chain's folder.

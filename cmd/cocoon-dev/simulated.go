@@ -110,6 +110,9 @@ func runWorker(ctx context.Context, args []string) error {
 	c.Simulated = rootsOf(vendor)
 	log := daemon.Logger(os.Stderr, c.LogLevel)
 	log.Warn("SIMULATED, NOT CONFIDENTIAL: this worker's evidence proves nothing")
+	if c, err = worker.Resolve(ctx, c, log); err != nil {
+		return err
+	}
 	w, err := worker.New(c, machine, log, prometheus.NewRegistry())
 	if err != nil {
 		return err

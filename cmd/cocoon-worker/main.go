@@ -120,6 +120,9 @@ func serve(ctx context.Context, c worker.Config, _, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%w. A worker without a confidential machine can't be admitted anywhere; 'cocoon-dev worker' simulates one, for development", err)
 	}
+	if c, err = worker.Resolve(ctx, c, log); err != nil {
+		return err
+	}
 	w, err := worker.New(c, machine, log, reg)
 	if err != nil {
 		return err

@@ -2,57 +2,28 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"cocoon/attest"
-	"cocoon/attest/snp"
 	"cocoon/billing/ton"
 	"cocoon/billing/ton/registry"
 	"cocoon/internal/config"
+	"cocoon/internal/trust"
 )
 
-// checkWeights is the name of the check that compares a worker's models with what its release may serve.
-const checkWeights = "keyset.weights"
-
-// manifest is the document of a release in a registry: reference values as in a policy's releases, and what else the
-// release demands.
-type manifest struct {
-	attest.Release `yaml:",inline"`
-
-	// Minimum are least versions of platforms, beyond the policy's. Of several releases that hold, the highest count.
-	Minimum struct {
-		SNP           map[snp.Line]attest.SNPTCB `yaml:"snp"`
-		TDXEvaluation int                        `yaml:"tdx_min_tcb_evaluation"`
-	} `yaml:"minimum"`
-	// Weights are the digests of the weights that may be served, by model. A model that is not named may have any.
-	Weights map[string][]string `yaml:"weights"`
-}
-
-// listedGateway is the document of a gateway in a registry.
-type listedGateway struct {
-	URLs []string      `yaml:"urls"`
-	ID   attest.Digest `yaml:"id"` // as 'cocoon-gateway id' prints it
-}
-
-// trust is what the user trusts: a policy, and what a registry says besides.
-type trust struct {
-	policy   *attest.Policy
-	from     *registry.Copy       // nil: the policy is the user's own
-	releases map[string]*manifest // by name
-	gateways []listedGateway
+// trusted is what the user trusts: a policy, and what a registry says besides.
+type trusted struct {
+	*trust.Trust
+	policy *attest.Policy
 }
 
 // loadTrust reads the policy from its file, or puts it together from the registry.
-func (o *verifyOptions) loadTrust(ctx context.Context, at time.Time) (*trust, error) {
+func (o *verifyOptions) loadTrust(ctx context.Context, at time.Time) (*trusted, error) {
 	if o.registry == "" {
 		policy, err := loadPolicy(o.policy)
-		return &trust{policy: policy}, err
+		return &trusted{trust.Alone(policy), policy}, err
 	}
 	c, err := o.readRegistry(ctx)
 	if err != nil {
@@ -106,110 +77,32 @@ func (o *verifyOptions) basePolicy(c *registry.Copy, at time.Time) ([]byte, erro
 	return found[0].Document, nil
 }
 
-// newTrust is a policy with the releases of the registry that hold at a time in the place of its own.
-func newTrust(c *registry.Copy, base []byte, at time.Time) (*trust, error) {
-	t := &trust{from: c, releases: map[string]*manifest{}}
-	whole := map[string]any{}
-	if err := config.Decode(base, &whole); err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
+// newTrust is a policy with the releases of the registry that hold at a time in the place of its own. To a person who asks,
+// a document that can't be read is an error.
+func newTrust(c *registry.Copy, base []byte, at time.Time) (*trusted, error) {
+	t, err := trust.New(c, base, at)
+	if err != nil {
+		return nil, err
 	}
-	var releases []any
-	for _, e := range c.Of(registry.Release, at) {
-		m, text, err := readManifest(&e)
-		if err == nil {
-			err = m.raise(whole)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("the registry's %s: %w", e.Title, err)
-		}
-		t.releases[e.Name] = m
-		releases = append(releases, text)
+	if len(t.Faults) > 0 {
+		return nil, t.Faults[0]
 	}
-	if len(releases) == 0 {
+	if len(t.Releases) == 0 {
 		return nil, fmt.Errorf("the registry %s has no release that holds at %s", c.Address, stamp(at))
 	}
-	for _, e := range c.Of(registry.Gateway, at) {
-		var g listedGateway
-		err := config.Decode(e.Document, &g)
-		if err == nil && g.ID.IsZero() {
-			err = errors.New("its document has no id")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("the registry's %s: %w", e.Title, err)
-		}
-		t.gateways = append(t.gateways, g)
-	}
-	whole["releases"] = releases
-	text, err := json.Marshal(whole) // which is YAML
-	if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
-	}
-	if t.policy, err = attest.ParsePolicy(text); err != nil {
-		return nil, fmt.Errorf("policy with the registry's releases: %w", err)
-	}
-	return t, nil
-}
-
-// readManifest reads a release's document, and gives the part of it that is a policy's.
-func readManifest(e *registry.Entry) (*manifest, map[string]any, error) {
-	m, text := new(manifest), map[string]any{}
-	if err := errors.Join(config.Decode(e.Document, m), config.Decode(e.Document, &text)); err != nil {
-		return nil, nil, err
-	}
-	if m.Name != e.Name {
-		return nil, nil, fmt.Errorf("its document is of the release %.80q", m.Name)
-	}
-	end := m.NotAfter
-	if !e.NotAfter.IsZero() && (end.IsZero() || e.NotAfter.Before(end)) {
-		end = e.NotAfter
-	}
-	if !end.IsZero() {
-		text["not_after"] = end.UTC().Format(time.RFC3339)
-	}
-	delete(text, "minimum")
-	delete(text, "weights")
-	return m, text, nil
-}
-
-// raise raises a policy's least versions to those that the release demands. What a policy does not admit at all stays so.
-func (m *manifest) raise(policy map[string]any) error {
-	if tdx, ok := policy["tdx"].(map[string]any); ok {
-		if least, _ := tdx["min_tcb_evaluation"].(int); least < m.Minimum.TDXEvaluation {
-			tdx["min_tcb_evaluation"] = m.Minimum.TDXEvaluation
-		}
-	}
-	family, _ := policy["snp"].(map[string]any)
-	lines, _ := family["lines"].(map[string]any)
-	for name, demand := range m.Minimum.SNP {
-		line, ok := lines[string(name)].(map[string]any)
-		if !ok {
-			continue
-		}
-		least, ok := line["min_tcb"].(map[string]any)
-		if !ok {
-			return fmt.Errorf("the policy has no snp.lines.%s.min_tcb to raise", name)
-		}
-		for part, v := range map[string]uint8{
-			"fmc": demand.FMC, "boot": demand.Boot, "tee": demand.TEE, "snp": demand.SNP, "microcode": demand.Microcode,
-		} {
-			if have, _ := least[part].(int); have < int(v) {
-				least[part] = int(v)
-			}
-		}
-	}
-	return nil
+	return &trusted{t, t.Policy}, nil
 }
 
 // pin has the gateway at that URL be the one that the registry lists there.
-func (t *trust) pin(target string, m *machine) {
-	if t.from == nil || m.role != attest.Gateway {
+func (t *trusted) pin(target string, m *machine) {
+	if t.From == nil || m.role != attest.Gateway {
 		return
 	}
 	want, err := gatewayURL(target)
 	if err != nil {
 		return
 	}
-	for _, g := range t.gateways {
+	for _, g := range t.Gateways {
 		for _, text := range g.URLs {
 			if u, err := gatewayURL(text); err == nil && u.String() == want.String() {
 				m.id = g.ID
@@ -222,13 +115,13 @@ func (t *trust) pin(target string, m *machine) {
 }
 
 // tell adds to a machine's notes where the releases are from.
-func (t *trust) tell(m *machine) {
-	c := t.from
+func (t *trusted) tell(m *machine) {
+	c := t.From
 	if c == nil {
 		return
 	}
 	m.notes = append(m.notes, fmt.Sprintf("releases come from the registry %s as of block %d of %s: %d hold; its changes need "+
-		"%d of %d signers, and wait for %s", c.Address, c.At.Seqno, stamp(c.At.Time), len(t.releases), c.Threshold,
+		"%d of %d signers, and wait for %s", c.Address, c.At.Seqno, stamp(c.At.Time), len(t.Releases), c.Threshold,
 		len(c.Signers), c.Delay))
 	if c.Kept {
 		m.notes = append(m.notes, fmt.Sprintf("THE CHAIN IS OUT OF REACH: that was read %s ago, and kept with its proof (%s)",
@@ -250,27 +143,8 @@ func (t *trust) tell(m *machine) {
 }
 
 // weigh checks that a worker serves the weights that its release may serve.
-func (t *trust) weigh(m *machine) {
-	r := m.result
-	release := t.releases[r.Release]
-	if release == nil || r.Claims.Keyset == nil || m.role != attest.Worker {
-		return
-	}
-	for _, model := range r.Claims.Keyset.Models {
-		want, ok := release.Weights[model.Name]
-		if !ok || model.Name == "" {
-			continue
-		}
-		c := attest.Check{
-			Name: checkWeights, Outcome: attest.Pass, Got: fmt.Sprintf("%q: %.100q", model.Name, model.WeightsDigest),
-			Want: strings.Join(want, " or "),
-		}
-		if !slices.Contains(want, model.WeightsDigest) {
-			c.Outcome = attest.Fail
-			if r.Verdict.Admits() {
-				r.Verdict = attest.Rejected
-			}
-		}
-		r.Checks = append(r.Checks, c)
+func (t *trusted) weigh(m *machine) {
+	if m.role == attest.Worker {
+		t.Weigh(m.result)
 	}
 }

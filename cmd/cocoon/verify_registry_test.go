@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -148,9 +149,7 @@ func (w *world) releases(t *testing.T, more map[string]any) []*registry.Entry {
 	}
 	var out []*registry.Entry
 	for _, r := range policy.Releases {
-		for k, v := range more {
-			r[k] = v
-		}
+		maps.Copy(r, more)
 		text, err := json.Marshal(r)
 		if err != nil {
 			t.Fatal(err)
@@ -193,7 +192,7 @@ func TestVerifyByRegistry(t *testing.T) {
 
 	wrong := &registry.Entry{
 		Title:    registry.Title{Kind: registry.Gateway, Name: "main"},
-		Document: []byte(fmt.Sprintf(`{"urls": [%q], "id": %q}`, f.URL, id(9))),
+		Document: fmt.Appendf(nil, `{"urls": [%q], "id": %q}`, f.URL, id(9)),
 	}
 	c.adopt(false, wrong)
 	w.verify(t, args...).want(t, exitRejected, "SIMULATED, NOT VERIFIED", "pending in the registry", "put gateway/main")
@@ -272,9 +271,7 @@ func TestManifest(t *testing.T) {
 		if err := json.Unmarshal(c.Entries[0].Document, &doc); err != nil {
 			t.Fatal(err)
 		}
-		for k, v := range more {
-			doc[k] = v
-		}
+		maps.Copy(doc, more)
 		c.Entries[0].Document, _ = json.Marshal(doc)
 		if _, err := newTrust(c, base, time.Now()); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
