@@ -282,8 +282,6 @@ func (s *Store) check(gateway string, w *receipt.Voucher) (Kept, error) {
 		return Kept{}, fmt.Errorf("%w: the tab closes within %v", ErrVoucher, k.Terms.CloseDelay)
 	case !v.ValidUntil.After(k.At):
 		return Kept{}, fmt.Errorf("%w: it was valid until %s", ErrVoucher, v.ValidUntil.Format(time.RFC3339))
-	case v.Close || v.Refund != 0:
-		return Kept{}, fmt.Errorf("%w: it gives money back to the gateway", ErrVoucher)
 	}
 	return k, nil
 }

@@ -144,8 +144,6 @@ func TestKeepRefuses(t *testing.T) {
 		"another limit":     {Body: good.Body, Terms: wire(terms(func(t *tab.Terms) { t.Base = 1 }))},
 		"closes too soon":   voucher(t, terms(func(t *tab.Terms) { t.CloseDelay = time.Hour }), perTON),
 		"over":              voucher(t, terms(), perTON, func(v *tab.Voucher) { v.ValidUntil = now }),
-		"gives back":        voucher(t, terms(), perTON, func(v *tab.Voucher) { v.Refund = 1 }),
-		"closes":            voucher(t, terms(), perTON, func(v *tab.Voucher) { v.Close = true }),
 		"no body":           {Terms: good.Terms},
 		"no terms":          {Body: good.Body},
 		"something else":    {Body: []byte("voucher"), Terms: good.Terms},

@@ -12,7 +12,7 @@ import (
 // Code hashes in hex: what a contract on chain is recognized by. A change of one is a change of the contract: what was
 // deployed before keeps the old code for ever, at the old address.
 const (
-	TabHash      = "ea928958c12008f8c22ee38b915b2fe8fc30cd00a44ec092eb7b69ea9fcba69a"
+	TabHash      = "4b27027ebce52c149787c0b0cdbbb84ed19ffb196420cfe816f9574df1cbff25"
 	RegistryHash = "cdb9637f03002f7da889b67e0e9fbc127acf26bddef31b329b9a13440e0d21a3"
 )
 

@@ -40,11 +40,11 @@ func PayBody(amount nanoton.Amount) *cell.Cell {
 	return cell.BeginCell().MustStoreUInt(opPay, 32).MustStoreBigCoins(big.NewInt(int64(max(amount, 0)))).EndCell()
 }
 
-// Notice is what a tab says with the money that it pays: to the payee, or to the owner if it is a refund.
+// Notice is what a tab says with the money that it pays: to the payee, or to the owner when it is finished.
 type Notice struct {
 	Cumulative nanoton.Amount // all that was ever paid to the payee, this included
 	Root       [32]byte       // the last voucher's
-	Refund     bool           // to the owner
+	Refund     bool           // to the owner: all that was left
 }
 
 // ParseNotice reads the notice of a message; false: it has none. Anyone can send such a message: m.From must be a tab that

@@ -33,7 +33,7 @@ func TestAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "UQDhWobHISr4-0uuLnvzgkILzdlgZ-lp1lijt62pGs9xuKeb"; a.String() != want {
+	if want := "UQA8XJY1fPKBmDWax1MJ57IWpyz2BV7wkpqNsWUwLt8572Ea"; a.String() != want {
 		t.Errorf("address %s, want %s: the contract or its first state changed", a, want)
 	}
 }
@@ -96,9 +96,9 @@ func TestVoucher(t *testing.T) {
 	good := Voucher{
 		Tab: account("tab"), ValidUntil: time.Unix(1_790_000_000, 0).UTC(), Cumulative: math.MaxInt64, Root: [32]byte{1, 2},
 	}
-	refund, last := good, good
-	refund.Refund, last.Close = math.MaxInt64, true
-	for _, v := range []Voucher{good, refund, last} {
+	small := good
+	small.Cumulative, small.Root = 1, [32]byte{}
+	for _, v := range []Voucher{good, small} {
 		body, err := Sign(t.Context(), meter, v)
 		if err != nil {
 			t.Fatal(err)
@@ -129,8 +129,6 @@ func TestVoucher(t *testing.T) {
 		"part of a second": func(v *Voucher) { v.ValidUntil = time.Unix(5, 5) },
 		"nothing":          func(v *Voucher) { v.Cumulative = 0 },
 		"negative":         func(v *Voucher) { v.Cumulative = -1 },
-		"negative refund":  func(v *Voucher) { v.Refund = -1 },
-		"refund and close": func(v *Voucher) { v.Refund, v.Close = 1, true },
 	} {
 		v := good
 		change(&v)

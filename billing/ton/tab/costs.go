@@ -8,13 +8,13 @@ import (
 
 // What the contract reckons with, as in tab.tolk.
 const (
-	messageGas  = 9000
+	messageGas  = 7000
 	noticeBits  = 512
 	noticeCells = 1
 	stateBits   = 10_000
 	stateCells  = 20
 	keptRent    = 3 * 365 * 24 * time.Hour
-	drawWorth   = 16
+	drawWorth   = 20
 )
 
 // Costs are what a tab's operations cost at the network's prices, without what a sender's wallet costs. All but Reserve,
@@ -25,7 +25,7 @@ type Costs struct {
 	Push      nanoton.Amount // paid by the owner: a payment through the tab
 	Call      nanoton.Amount // paid by the caller: close, finish, limit
 	Reserve   nanoton.Amount // what stays in the tab, whatever is paid
-	Least     nanoton.Amount // the least that a voucher is taken for, without refund or close
+	Least     nanoton.Amount // the least that a voucher is taken for
 	PushValue nanoton.Amount // what PayBody has to come with beside the amount
 	Rent      nanoton.Amount // for a year
 }
@@ -42,13 +42,12 @@ type Prices interface {
 
 // CostsAt reckons with the prices of a block.
 func CostsAt(f Prices) Costs {
-	notice := f.Forward(noticeBits, noticeCells)
-	fees := f.Gas(messageGas) + 2*notice
+	fees := f.Gas(messageGas) + f.Forward(noticeBits, noticeCells)
 	return Costs{
-		Draw:      f.Gas(messageGas) + notice + f.Forward(voucherBits, voucherCells),
-		Deploy:    f.Gas(messageGas) + notice + f.Forward(voucherBits+stateBits, voucherCells+stateCells),
-		Push:      f.Gas(messageGas) + notice,
-		Call:      f.Gas(messageGas) + notice,
+		Draw:      fees + f.Forward(voucherBits, voucherCells),
+		Deploy:    fees + f.Forward(voucherBits+stateBits, voucherCells+stateCells),
+		Push:      fees,
+		Call:      fees,
 		Reserve:   fees + f.Storage(stateBits, stateCells, keptRent),
 		Least:     drawWorth * fees,
 		PushValue: fees,

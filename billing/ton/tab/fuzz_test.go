@@ -34,6 +34,7 @@ func FuzzParseVoucher(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(body)
+	f.Add((&party{meter: meter}).envelope(f, formerly(v, 1, false)))
 	f.Add([]byte{})
 	f.Add(cell.BeginCell().EndCell().ToBOC())
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -21,6 +21,9 @@ const (
 	exitUnknown = 0xffff
 )
 
+// drawPart is what part of a draw its fees may be at most, whatever its message is wrapped in.
+const drawPart = 8
+
 // model is what the contract should do, written once more: with the same rules, and other arithmetic. It takes from the
 // chain what the network charges, and nothing else.
 type model struct {
@@ -46,12 +49,12 @@ func (m *model) limit(base, rate nanoton.Amount, since, at time.Time) nanoton.Am
 }
 
 // free is what a voucher in that message could be paid from: what is left after rent and import, less the reserve.
-func (m *model) free(t testingT, message *cell.Cell) nanoton.Amount {
+func (p *party) free(t testingT, message *cell.Cell) nanoton.Amount {
 	t.Helper()
-	balance := m.balance(m.at)
-	if info := m.raw(t, m.at).State; info != nil {
+	balance := p.balance(p.at)
+	if info := p.raw(t, p.at).State; info != nil {
 		u := info.StorageInfo.StorageUsed
-		fee, err := m.prices.config.ComputeStorageFee(false, info.StorageInfo.LastPaid, uint32(m.now().Unix()),
+		fee, err := p.prices.config.ComputeStorageFee(false, info.StorageInfo.LastPaid, uint32(p.now().Unix()),
 			u.BitsUsed.Uint64(), u.CellsUsed.Uint64())
 		if err != nil {
 			t.Fatal(err)
@@ -59,8 +62,8 @@ func (m *model) free(t testingT, message *cell.Cell) nanoton.Amount {
 		balance -= min(balance, nanoton.Amount(fee.Int64()))
 	}
 	bits, cells := size(t, message)
-	balance -= m.prices.Forward(bits, cells)
-	return balance - m.costs.Reserve
+	balance -= p.prices.Forward(bits, cells)
+	return balance - p.costs.Reserve
 }
 
 // size counts what is below a message's root, each cell once.
@@ -85,7 +88,7 @@ func size(t testingT, root *cell.Cell) (bits, cells uint64) {
 	return bits, cells
 }
 
-// takes tells what the contract pays for a voucher that is signed well: to the payee, and the refund; false: refused.
+// takes tells what the contract pays for a voucher that is signed well; false: it is refused.
 func (m *model) takes(t testingT, v Voucher, message *cell.Cell) (due nanoton.Amount, ok bool) {
 	t.Helper()
 	now := m.now()
@@ -95,9 +98,6 @@ func (m *model) takes(t testingT, v Voucher, message *cell.Cell) (due nanoton.Am
 	free := m.free(t, message)
 	due = min(v.Cumulative, m.limit(m.base, m.rate, m.since, now)) - m.drawn
 	due = min(due, free)
-	if v.Close || v.Refund > 0 {
-		return due, due > 0 && m.drawn+due == v.Cumulative && free >= due+v.Refund
-	}
 	return due, due >= m.costs.Least
 }
 
@@ -133,30 +133,25 @@ func (m *model) bring(t testingT, v Voucher, body []byte, good bool) bool {
 	m.deployed = true
 	m.drawn += due
 	m.root = v.Root
-	out := []payment{{m.terms.Payee, due, false}}
-	if v.Refund > 0 {
-		out = append(out, payment{m.terms.Owner, v.Refund, true})
-	}
 	s := m.last(t, m.at)
-	if v.Close {
-		m.closeAt = time.Time{}
-		out = m.rest(t, s, out, before-s.fees-due)
+	if cost := s.fees - s.storage; cost > due/drawPart {
+		t.Fatalf("a draw of %v cost %v", due, cost)
 	}
-	m.settled(t, s, before, out)
+	m.settled(t, s, before, []payment{{m.terms.Payee, due, false}})
 	return true
 }
 
-// rest adds what is given back, of what is left after all fees that were paid. What does not pay for its own message stays.
-func (m *model) rest(t testingT, s step, out []payment, left nanoton.Amount) []payment {
+// rest is what is given back, of what is left after all fees that were paid. What does not pay for its own message stays.
+func (m *model) rest(t testingT, s step, left nanoton.Amount) []payment {
 	t.Helper()
 	left -= m.costs.Reserve
-	if len(s.out) > len(out) {
-		return append(out, payment{m.terms.Owner, left, true})
+	if len(s.out) > 0 {
+		return []payment{{m.terms.Owner, left, true}}
 	}
 	if least := m.prices.Forward(0, 0); left >= least {
 		t.Fatalf("%v kept, though a message costs %v", left, least)
 	}
-	return out
+	return nil
 }
 
 // payment is a message that the tab must have sent.
@@ -285,7 +280,7 @@ func (m *model) call(t testingT, from ton.Address, value nanoton.Amount, o op) i
 		m.closeAt = m.now().Add(m.terms.CloseDelay)
 	case "finish":
 		m.closeAt = time.Time{}
-		out = m.rest(t, s, out, before+s.in-s.fees)
+		out = m.rest(t, s, before+s.in-s.fees)
 	case "limit":
 		m.base, m.rate, m.since = o.base, o.rate, o.since
 	case "pay":

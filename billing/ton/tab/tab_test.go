@@ -3,6 +3,7 @@ package tab
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/big"
 	"testing"
@@ -111,12 +112,6 @@ func TestInsolvent(t *testing.T) {
 	if paid != 6*mega || p.balance(p.terms.Payee) != 6*mega {
 		t.Fatalf("paid %v in all, and the payee has %v", paid, p.balance(p.terms.Payee))
 	}
-	// no refund while more is due than can be paid
-	v = p.voucher(19 * mega)
-	v.Refund = 1
-	p.refuse(t, "refund of what is due to the payee", p.sign(t, v))
-	v.Refund, v.Close = 0, true
-	p.refuse(t, "close before all is paid", p.sign(t, v))
 }
 
 // Limits as large as the contract can store, or counted from the end of time: no overflow, and nothing that fails after it
@@ -261,36 +256,97 @@ func TestMasterchain(t *testing.T) {
 	}
 }
 
-// A close that leaves the owner nothing, to the nanoTON: its actions must not fail, or anyone could send it again and again
-// until the gas has eaten the rest.
-func TestCloseWithNothingLeft(t *testing.T) {
+// An end that leaves the owner nothing, or not what a message costs, to the nanoTON: its actions must not fail, or the tab
+// would stay closed.
+func TestFinishWithNothingLeft(t *testing.T) {
 	for _, config := range []string{today, before} {
 		c := newChain(t, config)
-		m := newModel(newParty(t, c, 1, "app"))
-		m.deposit(t, 5*mega)
-		m.bring(t, m.voucher(mega), m.sign(t, m.voucher(mega)), true)
-		v := m.voucher(5 * mega)
-		v.Close = true
-		// the amounts have the same length, so that the message costs the same
-		root, err := cell.FromBOC(m.sign(t, v))
-		if err != nil {
-			t.Fatal(err)
+		// a tab that was drawn empty is closed, and finished with a message of some value
+		finished := func(word string, value func(had nanoton.Amount) nanoton.Amount) (spent nanoton.Amount, sent int) {
+			m := newModel(newParty(t, c, 1, word))
+			m.deposit(t, 5*mega)
+			if v := m.voucher(6 * mega); !m.bring(t, v, m.sign(t, v), true) {
+				t.Fatal("not accepted")
+			}
+			m.call(t, m.terms.Owner, c.prices.Gas(3000), closeOp())
+			m.wait(day + time.Second)
+			had := m.balance(m.at)
+			came := value(had)
+			m.call(t, account("anybody"), came, finishOp())
+			s := m.last(t, m.at)
+			if got := m.balance(m.at); got > m.costs.Reserve+c.prices.Forward(0, 0) {
+				t.Errorf("%v left", got)
+			}
+			return s.fees, len(s.out)
 		}
-		message, err := tlb.ToCell(&tlb.ExternalMessage{DstAddr: m.at.Std(), Body: root})
-		if err != nil {
-			t.Fatal(err)
-		}
-		v.Cumulative = m.drawn + m.free(t, message)
-		m.init = nil
-		body := m.sign(t, v)
-		if !m.bring(t, v, body, true) {
-			t.Fatal("not accepted")
-		}
-		if left := m.balance(m.at); left > m.costs.Reserve || left < m.costs.Reserve-m.costs.PushValue {
-			t.Errorf("%v left", left)
-		}
-		if m.bring(t, v, body, true) {
-			t.Error("taken twice")
+		costs := CostsAt(c.prices)
+		spent, _ := finished("probe", func(nanoton.Amount) nanoton.Amount { return c.prices.Gas(messageGas) })
+		lump := c.prices.Forward(0, 0)
+		for left, want := range map[nanoton.Amount]int{-1: 0, 0: 0, 1: 0, lump - 1: 0, 2 * lump: 1} {
+			_, sent := finished(fmt.Sprint("left ", left), func(had nanoton.Amount) nanoton.Amount {
+				return costs.Reserve + left + spent - had
+			})
+			if sent != want {
+				t.Errorf("with %v left, %d messages were sent", left, sent)
+			}
 		}
 	}
+}
+
+// What the signer signs in any other form is no voucher; so it is with the one that once had a refund and a close.
+func TestSignedOtherwise(t *testing.T) {
+	c := newChain(t, today)
+	p := newParty(t, c, 1, "app")
+	p.fund(t, p.at, 5*mega, p.init)
+	v := p.voucher(mega)
+	for what, signed := range map[string]*cell.Cell{
+		"refund":      formerly(v, mega, false),
+		"close":       formerly(v, 0, true),
+		"neither":     formerly(v, 0, false),
+		"a bit more":  v.cell().ToBuilder().MustStoreBoolBit(true).EndCell(),
+		"a reference": v.cell().ToBuilder().MustStoreRef(v.cell()).EndCell(),
+		"another op":  cell.BeginCell().MustStoreUInt(opSettle+1, 32).MustStoreBuilder(tail(t, v.cell(), 32)).EndCell(),
+		"nothing":     cell.BeginCell().EndCell(),
+	} {
+		if p.bring(t, p.at, nil, p.envelope(t, signed)) {
+			t.Errorf("%s: accepted", what)
+		}
+	}
+	if s := p.last(t, p.at); len(s.out) != 0 || p.balance(p.terms.Owner) != 0 {
+		t.Errorf("sent %+v", s.out)
+	}
+	if !p.bring(t, p.at, nil, p.envelope(t, v.cell())) {
+		t.Error("a good one was refused")
+	}
+}
+
+// formerly is a voucher in the form that had a refund and a close.
+func formerly(v Voucher, refund nanoton.Amount, last bool) *cell.Cell {
+	return cell.BeginCell().MustStoreUInt(opSettle, 32).MustStoreAddr(v.Tab.Std()).
+		MustStoreUInt(uint64(stamp(v.ValidUntil)), 32).
+		MustStoreBigCoins(big.NewInt(int64(v.Cumulative))).MustStoreBigCoins(big.NewInt(int64(refund))).
+		MustStoreBoolBit(last).MustStoreSlice(v.Root[:], 256).EndCell()
+}
+
+// tail is what follows a cell's first bits.
+func tail(t testingT, c *cell.Cell, bits uint) *cell.Builder {
+	t.Helper()
+	s, err := c.BeginParse()
+	if err == nil {
+		_, err = s.LoadSlice(bits)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.ToBuilder()
+}
+
+// envelope signs any cell as vouchers are signed.
+func (p *party) envelope(t testingT, c *cell.Cell) []byte {
+	t.Helper()
+	signature, err := p.meter.Sign(context.Background(), c.Hash())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cell.BeginCell().MustStoreSlice(signature, 512).MustStoreRef(c).EndCell().ToBOC()
 }

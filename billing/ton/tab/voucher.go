@@ -22,13 +22,11 @@ const VoucherMax = 1024
 const opSettle = 0x7ab5e771
 
 // Voucher says what the payee is to have. Anyone may bring it to the contract, which pays what it can: the newest is worth
-// what all before it are worth.
+// what all before it are worth. It cannot bring money to the owner, who has to close and wait.
 type Voucher struct {
 	Tab        ton.Address
 	ValidUntil time.Time      // by the chain's clock, that second included
 	Cumulative nanoton.Amount // all that is due to the payee since the tab's beginning
-	Refund     nanoton.Amount // goes back to the owner; only if the tab can pay all, and Cumulative is above what was drawn
-	Close      bool           // all that is left goes back to the owner, under the same conditions
 	Root       [32]byte       // of the log of receipts that justifies Cumulative
 }
 
@@ -39,8 +37,8 @@ func (v Voucher) check() error {
 		return fmt.Errorf("%w: no tab", ErrVoucher)
 	case v.ValidUntil.IsZero() || !fits(v.ValidUntil):
 		return fmt.Errorf("%w: valid until %v", ErrVoucher, v.ValidUntil)
-	case v.Cumulative <= 0 || v.Refund < 0 || v.Close && v.Refund != 0:
-		return fmt.Errorf("%w: cumulative %v, refund %v, close %v", ErrVoucher, v.Cumulative, v.Refund, v.Close)
+	case v.Cumulative <= 0:
+		return fmt.Errorf("%w: cumulative %v", ErrVoucher, v.Cumulative)
 	}
 	return nil
 }
@@ -52,8 +50,6 @@ func (v Voucher) cell() *cell.Cell {
 		MustStoreAddr(v.Tab.Std()).
 		MustStoreUInt(uint64(stamp(v.ValidUntil)), 32).
 		MustStoreBigCoins(big.NewInt(int64(v.Cumulative))).
-		MustStoreBigCoins(big.NewInt(int64(v.Refund))).
-		MustStoreBoolBit(v.Close).
 		MustStoreSlice(v.Root[:], 256).
 		EndCell()
 }
@@ -97,9 +93,7 @@ func parseVoucher(root *cell.Cell, signer ed25519.PublicKey) (Voucher, error) {
 	op := r.uint(32)
 	v := Voucher{Tab: r.address()}
 	v.ValidUntil = moment(r.uint(32))
-	v.Cumulative, v.Refund = r.coins(), r.coins()
-	v.Close = r.uint(1) == 1
-	v.Root = r.hash()
+	v.Cumulative, v.Root = r.coins(), r.hash()
 	r.end()
 	if r.err != nil {
 		return Voucher{}, fmt.Errorf("%w: %w", ErrVoucher, r.err)
