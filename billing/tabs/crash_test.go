@@ -65,18 +65,65 @@ func (w *world) turns(n int) {
 	w.t.Helper()
 	for range n {
 		w.net.mine(w.t)
+		if w.weather != nil {
+			w.weather(true)
+			if w.keeper.Step(context.Background()) != nil {
+				w.net.spoiled++
+				w.reopen()
+			}
+			w.weather(false)
+		}
 		if w.keeper.Step(context.Background()) != nil {
 			w.reopen()
 		}
 	}
 }
 
-// TestCrashes fails at each commit and each message in turn, before it or after it, on a network that loses every other
-// time each message that comes the first time: the outcome is always the same.
+// weathers is how many there are.
+const weathers = 5
+
+// weather is what the network does at a crash point: nothing; it loses each message the first time; or, in a step before
+// each that counts, it gives errors at random, shows an older state, or lies in one way or another.
+func (n *network) weather(i int) func(bad bool) {
+	f, turn := n.Faults(), 0
+	f.LoseFirst(i%weathers == 1)
+	lies := []func(bool){f.LieBalance, f.LieState, f.LieHistory, f.LieSignature}
+	switch i % weathers {
+	case 2:
+		return func(bad bool) {
+			rate := 0.0
+			if bad {
+				rate = 0.3
+			}
+			turn++
+			f.FailRandomly(rate, uint64(i*1000+turn))
+		}
+	case 3:
+		return func(bad bool) {
+			turn++
+			f.Lag(0)
+			if bad {
+				f.Lag(uint32(1 + turn%4))
+			}
+		}
+	case 4:
+		return func(bad bool) {
+			if bad {
+				turn++
+			}
+			lies[turn%len(lies)](bad)
+		}
+	}
+	return nil
+}
+
+// TestCrashes fails at each commit and each message in turn, before it or after it, in all kinds of weather: the outcome is
+// always the same.
 func TestCrashes(t *testing.T) {
 	n := newNetwork(t)
-	run := func(name string, commit, send func() int) *world {
+	run := func(name string, weather int, commit, send func() int) *world {
 		w := newWorldOn(t, n, newLedger(t), name)
+		w.weather = n.weather(weather)
 		w.faults.commit, w.faults.send = commit, send
 		script(w)
 		w.faults.commit, w.faults.send = nil, nil
@@ -95,7 +142,7 @@ func TestCrashes(t *testing.T) {
 	}
 	commit, commits := at(0, 0)
 	send, sends := at(0, 0)
-	right := run("right", commit, send)
+	right := run("right", 0, commit, send)
 	if *commits < 10 || *sends < 3 {
 		t.Fatalf("%d commits, %d messages", *commits, *sends)
 	}
@@ -103,23 +150,24 @@ func TestCrashes(t *testing.T) {
 	t.Logf("%d commits, %d messages, %v", *commits, *sends, want)
 	stride := 1
 	if race { // ten times as slow
-		stride = 5
+		stride = 4
 	}
 	for how, what := range map[int]string{1: "before", 2: "after"} {
 		for i := 1; i <= *commits; i += stride {
 			f, _ := at(i, how)
-			n.Faults().LoseFirst(i%2 == 0)
-			if got := outcome(run(fmt.Sprintf("commit %d %s", i, what), f, nil)); !same(got, want) {
-				t.Errorf("a crash %s commit %d: %v, want %v", what, i, got, want)
+			if got := outcome(run(fmt.Sprintf("commit %d %s", i, what), i+how, f, nil)); !same(got, want) {
+				t.Errorf("a crash %s commit %d, weather %d: %v, want %v", what, i, (i+how)%weathers, got, want)
 			}
 		}
 		for i := 1; i <= *sends; i += stride {
 			f, _ := at(i, how)
-			n.Faults().LoseFirst(i%2 == 0)
-			if got := outcome(run(fmt.Sprintf("send %d %s", i, what), nil, f)); !same(got, want) {
-				t.Errorf("a crash %s message %d: %v, want %v", what, i, got, want)
+			if got := outcome(run(fmt.Sprintf("send %d %s", i, what), i+how, nil, f)); !same(got, want) {
+				t.Errorf("a crash %s message %d, weather %d: %v, want %v", what, i, (i+how)%weathers, got, want)
 			}
 		}
+	}
+	if n.spoiled == 0 {
+		t.Error("the weather spoiled nothing")
 	}
 }
 

@@ -49,7 +49,8 @@ func addressFor(name string) ton.Address {
 // network is a devnet with a client.
 type network struct {
 	*devnet.Network
-	client *ton.Client
+	client  *ton.Client
+	spoiled int // steps that failed for the weather
 }
 
 func newNetwork(t testing.TB) *network {
@@ -182,6 +183,7 @@ type world struct {
 	asked    map[string]Order // by the Keeper, of the treasury
 	done     map[string]bool  // what was paid of it
 	closing  int
+	weather  func(bad bool) // what the network does to a step before the one that counts; nil: nothing
 }
 
 // desk holds customers' money as billing.Desk does, and lets only what is free go.
