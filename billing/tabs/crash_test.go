@@ -150,7 +150,7 @@ func TestCrashes(t *testing.T) {
 	t.Logf("%d commits, %d messages, %v", *commits, *sends, want)
 	stride := 1
 	if race { // ten times as slow
-		stride = 4
+		stride = 8
 	}
 	for how, what := range map[int]string{1: "before", 2: "after"} {
 		for i := 1; i <= *commits; i += stride {
@@ -161,8 +161,8 @@ func TestCrashes(t *testing.T) {
 		}
 		for i := 1; i <= *sends; i += stride {
 			f, _ := at(i, how)
-			if got := outcome(run(fmt.Sprintf("send %d %s", i, what), i+how, nil, f)); !same(got, want) {
-				t.Errorf("a crash %s message %d, weather %d: %v, want %v", what, i, (i+how)%weathers, got, want)
+			if got := outcome(run(fmt.Sprintf("send %d %s", i, what), i+how+2, nil, f)); !same(got, want) {
+				t.Errorf("a crash %s message %d, weather %d: %v, want %v", what, i, (i+how+2)%weathers, got, want)
 			}
 		}
 	}

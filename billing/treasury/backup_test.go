@@ -69,7 +69,7 @@ func TestOldBackup(t *testing.T) {
 	noticed := 0
 	for _, flying := range []bool{false, true} {
 		for moment := range backupRounds {
-			if (testing.Short() || raced) && moment%3 != 0 {
+			if (testing.Short() || raced) && moment%6 != 0 {
 				continue
 			}
 			t.Run(fmt.Sprintf("%d %v", moment, flying), func(t *testing.T) {

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	// A schedule takes a tenth of a second: fewer of them than rapid's 100, unless the command line says so.
 	checks := "25"
 	if raced {
-		checks = "8"
+		checks = "4"
 	}
 	_ = flag.Set("rapid.checks", checks)
 	os.Exit(m.Run())
