@@ -460,7 +460,11 @@ func (u *turn) due(t *pot, amount nanoton.Amount) bool {
 // sign signs a voucher into the document.
 func (k *Keeper) sign(ctx context.Context, t *pot, cumulative nanoton.Amount, now time.Time, valid time.Duration) error {
 	until := now.Add(valid).Truncate(time.Second)
-	v := tab.Voucher{Tab: t.Address, ValidUntil: until, Cumulative: cumulative, Root: k.c.Root()}
+	root, err := k.c.Root()
+	if err != nil {
+		return fmt.Errorf("asking for the root of the log of receipts: %w", err)
+	}
+	v := tab.Voucher{Tab: t.Address, ValidUntil: until, Cumulative: cumulative, Root: root}
 	body, err := tab.Sign(ctx, k.c.Signer, v)
 	if err != nil {
 		return err

@@ -246,7 +246,7 @@ func (w *world) reopen() {
 			w.asked[o.ID] = o
 			return nil
 		},
-		Root:    func() [32]byte { return [32]byte{7} },
+		Root:    func() ([32]byte, error) { return [32]byte{7}, nil },
 		Closing: func(ledger.Account, time.Time) { w.closing++ },
 	})
 	if err != nil {

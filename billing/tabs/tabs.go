@@ -156,7 +156,7 @@ type Config struct {
 	// Ask has the treasury pay. It is asked again until the money is seen, so it goes by the ID. Nil: no collateral.
 	Ask func(context.Context, Order) error
 	// Root is that of the log of receipts, which each draw commits to. Nil: zero.
-	Root func() [32]byte
+	Root func() ([32]byte, error)
 	// Closing hears, at every look, of a customer's tab that its owner is closing: an alert. Nil: nobody does.
 	Closing func(customer ledger.Account, at time.Time)
 	// Interval is between two looks at the chain. Zero: DefaultInterval.
@@ -241,7 +241,7 @@ func Open(ctx context.Context, c Config) (*Keeper, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Root == nil {
-		c.Root = func() (root [32]byte) { return root }
+		c.Root = func() (root [32]byte, err error) { return root, nil }
 	}
 	if c.Credited == nil {
 		c.Credited = func(ledger.Account) {}

@@ -368,11 +368,14 @@ func (l *Log) find(t *table, key receipt.Digest, is func(*receipt.Signed) bool) 
 // Head is the log's tree head now, as a signed note.
 func (l *Log) Head() ([]byte, error) { return l.headOf(l.index.size()) }
 
-// Root is the hash of the log's tree as it was last signed: what a payment may commit to. Zero: none was ever signed.
-func (l *Log) Root() [32]byte {
+// Root is the hash of the log's tree now, which is signed and on disk before it is given: what a payment commits to.
+func (l *Log) Root() ([32]byte, error) {
+	if _, err := l.Head(); err != nil {
+		return [32]byte{}, err
+	}
 	l.heads.Lock()
 	defer l.heads.Unlock()
-	return l.head.Tree.Hash
+	return l.head.Tree.Hash, nil // or of a later one
 }
 
 // headOf is a signed head of at least a size.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -150,6 +151,13 @@ func TestLog(t *testing.T) {
 	}
 	if _, err := l.Prove(signed(77).ID()); !errors.Is(err, ErrAbsent) {
 		t.Error(err)
+	}
+	before, err := l.Root()
+	fill(t, l, 5, 1)
+	root, err2 := l.Root()
+	text, err3 := os.ReadFile(filepath.Join(c.Dir, headName))
+	if err := errors.Join(err, err2, err3); err != nil || root == before || !strings.Contains(string(text), base64.StdEncoding.EncodeToString(root[:])) {
+		t.Errorf("root %x after %x, %v, not in the signed head %q", root, before, err, text)
 	}
 	_ = l.Close()
 	if _, err := l.Append(signed(9)); !errors.Is(err, recordfile.ErrClosed) {
