@@ -22,7 +22,9 @@ import (
 	"github.com/xssnick/tonutils-go/address"
 
 	"cocoon/billing/ledger"
+	"cocoon/billing/ton"
 	"cocoon/billing/ton/devnet"
+	"cocoon/billing/ton/tab"
 	"cocoon/internal/nanoton"
 )
 
@@ -358,10 +360,10 @@ func TestTabs(t *testing.T) {
 		t.Fatalf("no address: %s", out)
 	}
 	s.pay(t, owner, nanoton.PerTON, "")
-	tab := regexp.MustCompile(`UQ[\w-]{46}`).FindString(s.cocoon(t, "tab", "open", "--owner", owner))
+	at := regexp.MustCompile(`UQ[\w-]{46}`).FindString(s.cocoon(t, "tab", "open", "--owner", owner))
 	s.cocoon(t, "tab", "kit", "--out", kit)
 	const paidIn = 10 * nanoton.PerTON
-	s.pay(t, tab, paidIn, "")
+	s.pay(t, at, paidIn, "")
 	eventually(t, chainMax, "what the tab holds can be spent", func() bool { return s.account(t).Available > paidIn*99/100 })
 
 	payee := somebody("patient gpu owner")
@@ -382,14 +384,17 @@ func TestTabs(t *testing.T) {
 	s.net.SkewClock(25 * time.Hour) // by when spending is drawn, however little it is
 	spent := nanoton.Amount(earned * 105 / 100)
 	drawn := func() bool {
-		return s.holds(t, tab) < paidIn-spent && s.holds(t, tab) > paidIn-spent-nanoton.PerTON/100
+		return s.holds(t, at) < paidIn-spent && s.holds(t, at) > paidIn-spent-nanoton.PerTON/100
 	}
 	eventually(t, chainMax, "the gateway draws what was spent", drawn)
 	eventually(t, chainMax, "the books have it", func() bool {
 		books := s.g.balances(t)
-		return books["transit"] == 0 && -books["chain"] == s.holds(t, treasury) && -books["tab:shop"] == s.holds(t, tab)
+		return books["transit"] == 0 && -books["chain"] == s.holds(t, treasury) && -books["tab:shop"] == s.holds(t, at)
 	})
 	s.agree(t, treasury)
+	if root := s.root(t, at); root == [32]byte{} {
+		t.Error("the draw commits to no log of receipts")
+	}
 	s.g.kill(t)
 
 	if out, problem, code := command(t, "cocoon-worker", "vouchers", "claim", "--config", w.config, "--network", s.file); code != 0 {
@@ -406,6 +411,37 @@ func TestTabs(t *testing.T) {
 	s.net.SkewClock(25 * time.Hour)
 	s.cocoon(t, append([]string{"tab", "finish"}, alone...)...)
 	eventually(t, chainMax, "the owner has the rest", func() bool { return s.holds(t, owner) > paidIn-spent })
+}
+
+// root is the root of the log of receipts that a tab's last draw committed to, proven.
+func (s *chainScene) root(t *testing.T, address string) [32]byte {
+	t.Helper()
+	network, err := os.ReadFile(s.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := ton.ParseAddress(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ton.Open(t.Context(), ton.Config{Network: network, Now: s.net.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	head, err := c.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	account, err := c.Account(t.Context(), head, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := tab.ParseState(account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state.Root
 }
 
 // cocoon runs the user's program with the key, and returns what it printed.
