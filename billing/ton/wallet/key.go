@@ -31,13 +31,10 @@ var (
 	ErrSecret = errors.New("want the 24 words of a TON wallet, or a seed of 64 hex digits")
 )
 
-// sealFactor is the work factor of scrypt that keys are sealed with: 2^17 rounds, half a second and 128 MiB, for each guess at
-// a passphrase. openFactor is the greatest that is taken from a file: 2^18, as the age program has it, so that a file that
-// somebody put there takes two seconds and 256 MiB, not hours and all memory.
-const (
-	sealFactor = 17
-	openFactor = 18
-)
+// openFactor is the greatest work factor of scrypt that is taken from a file: 2^18 rounds, as the age program has it, so that
+// a file that somebody put there takes two seconds and 256 MiB, not hours and all memory. sealFactor is what keys are sealed
+// with.
+const openFactor = 18
 
 // keyFileMax bounds a key file, bytes: ours have some 500.
 const keyFileMax = 16 << 10
