@@ -20,6 +20,7 @@ import (
 	"cocoon/billing/ton/tab"
 	"cocoon/internal/nanoton"
 	"cocoon/internal/receipt"
+	"cocoon/worker"
 	vouchersof "cocoon/worker/vouchers"
 )
 
@@ -42,7 +43,7 @@ func invokeVouchers(args ...string) (status int, stdout, stderr string) {
 // TestVouchers lists and claims on a chain, without any gateway.
 func TestVouchers(t *testing.T) {
 	config := configFile(t, "")
-	dir := filepath.Join(filepath.Dir(config), "data", vouchersDir)
+	dir := worker.VouchersDir(worker.Config{DataDir: filepath.Join(filepath.Dir(config), "data")})
 	if status, out, _ := invokeVouchers("--config", config); status != exitOK || !strings.Contains(out, "no vouchers") {
 		t.Errorf("none: %d, %s", status, out)
 	}
@@ -123,6 +124,9 @@ func devnetAt(t *testing.T, path string, address ton.Address) *devnet.Network {
 		IHRDisabled: true, SrcAddr: ton.Address{Hash: [32]byte{1}}.Std(), DstAddr: address.Std(), Amount: tlb.FromNanoTON(big.NewInt(5e9)),
 		Body: cell.BeginCell().EndCell(),
 	})
+	if err == nil {
+		err = n.Mine() // the tab has it before anybody looks
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
