@@ -7,10 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"text/tabwriter"
 
 	"cocoon/billing/ton/wallet"
+	"cocoon/gateway"
 	"cocoon/internal/passphrase"
 )
 
@@ -22,19 +22,24 @@ const (
 )
 
 // keyPath is where a key of the gateway is.
-func keyPath(dataDir, name string) string { return filepath.Join(dataDir, name+".key") }
+func (w *gatewayWallet) keyPath(name string) string {
+	if name == treasuryKey {
+		return w.config.TreasuryKey()
+	}
+	return w.config.MeteringKey()
+}
 
 // manageWallet makes and shows the gateway's keys. It never prints a secret.
 func manageWallet(o *options, in *os.File, stdout, stderr io.Writer) error {
 	if len(o.words) == 0 {
 		return fmt.Errorf("wallet create, import or show: %w", errUsage)
 	}
-	dir, err := dataDir(*o)
+	cfg, err := o.gateway()
 	if err != nil {
 		return err
 	}
 	w := &gatewayWallet{
-		dir: dir, stdout: stdout, stderr: stderr,
+		config: cfg, stdout: stdout, stderr: stderr,
 		source: passphrase.Source{File: o.flags["passphrase-file"], In: in, Out: stderr},
 	}
 	switch o.words[0] {
@@ -54,18 +59,18 @@ func manageWallet(o *options, in *os.File, stdout, stderr io.Writer) error {
 
 // gatewayWallet is the folder with the keys and what opens them.
 type gatewayWallet struct {
-	dir            string
+	config         gateway.Config
 	source         passphrase.Source
 	stdout, stderr io.Writer
 }
 
 // make writes a new key file.
 func (w *gatewayWallet) make(name string, imported bool) error {
-	path := keyPath(w.dir, name)
+	path := w.keyPath(name)
 	if _, err := os.Lstat(path); err == nil { // before anybody types
 		return fmt.Errorf("%w: %s", wallet.ErrExists, path)
 	}
-	if err := os.MkdirAll(w.dir, 0o700); err != nil {
+	if err := os.MkdirAll(w.config.DataDir, 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)
 	}
 	var secret []byte
@@ -96,7 +101,7 @@ func (w *gatewayWallet) make(name string, imported bool) error {
 func (w *gatewayWallet) show() error {
 	keys := map[string]*wallet.Key{}
 	for _, name := range []string{treasuryKey, meteringKey} {
-		path := keyPath(w.dir, name)
+		path := w.keyPath(name)
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -109,7 +114,7 @@ func (w *gatewayWallet) show() error {
 		}
 	}
 	if len(keys) == 0 {
-		return fmt.Errorf("there are no keys in %s: 'cocoon-gateway wallet create %s' makes one", w.dir, treasuryKey)
+		return fmt.Errorf("there are no keys in %s: 'cocoon-gateway wallet create %s' makes one", w.config.DataDir, treasuryKey)
 	}
 	return w.print(keys)
 }
@@ -117,7 +122,11 @@ func (w *gatewayWallet) show() error {
 func (w *gatewayWallet) print(keys map[string]*wallet.Key) error {
 	t := tabwriter.NewWriter(w.stdout, 0, 0, 2, ' ', 0)
 	if k := keys[treasuryKey]; k != nil {
-		h := wallet.NewHighload(k, wallet.HighloadOptions{})
+		var o wallet.HighloadOptions
+		if c := w.config.TON; c != nil {
+			o.Timeout = c.PayoutTimeout
+		}
+		h := wallet.NewHighload(k, o)
 		fmt.Fprintf(t, "treasury\t%v\n", h.Address())
 		fmt.Fprintf(t, "its raw address\t%s\n", h.Address().Raw())
 		fmt.Fprintf(t, "its batches expire\t%v after they are made\n", h.Timeout())
