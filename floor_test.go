@@ -116,9 +116,9 @@ var plan = map[string][]string{
 	"billing/ton/registry": {
 		"billing/ton", "billing/ton/contracts", "internal/config", "internal/durable", "internal/nanoton", "internal/strictjson",
 	},
-	"billing/ton/registry/registrytest": {"billing/ton", "billing/ton/devnet", "billing/ton/registry", "internal/config"}, // for tests
+	"billing/ton/registry/registrytest": {"billing/ton", "billing/ton/devnet", "billing/ton/registry", "billing/ton/wallet", "internal/config"}, // for tests
 	"billing/ton/tab": {
-		"billing/ton", "billing/ton/contracts", "billing/ton/wallet", "internal/nanoton", "internal/strictjson",
+		"billing/ton", "billing/ton/contracts", "billing/ton/wallet", "internal/nanoton", "internal/receipt", "internal/strictjson",
 	},
 	"billing/ton/wallet": {"billing/ton", "internal/durable", "internal/nanoton"},
 	"worker/vouchers": {

@@ -160,7 +160,7 @@ func (a *accountAPI) view(ctx context.Context, name string) (accountView, error)
 			v.USD = &usdBalance{*view, r.USD(nanoton.Amount(v.Balance)), r.USD(nanoton.Amount(v.Available))}
 		}
 	}
-	return v, a.onChain(ctx, &v)
+	return v, a.onChain(ctx, account, &v)
 }
 
 // usage answers GET /cocoon/v1/usage: the account's, of all its keys.

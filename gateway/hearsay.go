@@ -184,17 +184,11 @@ func (v *vault) ownPocket(ctx context.Context) (own nanoton.Amount, err error) {
 	if err != nil {
 		return 0, err
 	}
+	own, err = treasury.Own(ctx, v.ledger)
 	for _, a := range locked {
 		own += a // assets are negative
 	}
-	for _, account := range []ledger.Account{"fees", "network"} {
-		a, err := v.ledger.Balance(ctx, account)
-		if err != nil {
-			return 0, err
-		}
-		own += a
-	}
-	return own, nil
+	return own, err
 }
 
 // told remembers what the log has said, for what comes again and again.

@@ -21,9 +21,6 @@ import (
 	"cocoon/internal/passphrase"
 )
 
-// networkMax bounds the network's configuration file, bytes: the main network's has 20 KB.
-const networkMax = 1 << 20
-
 // vault is the gateway's side of the chain: what comes in there, and what goes out.
 type vault struct {
 	cfg      *TONConfig
@@ -38,7 +35,7 @@ type vault struct {
 
 // openVault makes the vault of what is on disk; the chain is asked once it runs.
 func (m *money) openVault(ctx context.Context, c *Config, log *slog.Logger) error {
-	network, err := config.ReadFile(c.TON.Network, networkMax)
+	network, err := config.ReadFile(c.TON.Network, config.Max)
 	if err != nil {
 		return fmt.Errorf("network: %w", err)
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/go-chi/chi/v5"
 	"rsc.io/qr"
 
-	"cocoon/billing/ledger"
 	"cocoon/billing/tabs"
 	"cocoon/billing/ton"
 	"cocoon/billing/treasury"
@@ -78,16 +77,16 @@ func viewWithdrawal(p *treasury.Payout) withdrawalView {
 }
 
 // onChain adds to an account what the chain has of it.
-func (a *accountAPI) onChain(ctx context.Context, v *accountView) error {
+func (a *accountAPI) onChain(ctx context.Context, account accounts.Account, v *accountView) error {
 	if a.vault == nil {
 		return nil
 	}
-	d := a.vault.treasury.Deposit(v.Account)
+	d := a.vault.treasury.Deposit(account.Name)
 	v.Deposit = &depositView{d.Address.String(), d.Memo, d.Link, pictureOf(d.Link)}
 	if a.vault.tabs == nil {
 		return nil
 	}
-	t, err := a.vault.tabs.Tab(ctx, ledger.Account("customer:"+v.Account))
+	t, err := a.vault.tabs.Tab(ctx, account.Ledger())
 	switch {
 	case errors.Is(err, tabs.ErrNone):
 		return nil

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"context"
 	"crypto/ed25519"
 	"log/slog"
 	"os"
@@ -12,18 +11,10 @@ import (
 	"cocoon/billing/ton"
 	"cocoon/billing/ton/devnet"
 	"cocoon/billing/ton/tab"
+	"cocoon/billing/ton/wallet"
 	"cocoon/internal/nanoton"
 	"cocoon/worker/vouchers"
 )
-
-// meteringKey is a gateway's metering key.
-type meteringKey struct{ ed25519.PrivateKey }
-
-func (m meteringKey) Public() ed25519.PublicKey { return m.PrivateKey.Public().(ed25519.PublicKey) }
-
-func (m meteringKey) Sign(_ context.Context, message []byte) ([]byte, error) {
-	return ed25519.Sign(m.PrivateKey, message), nil
-}
 
 // TestClaimDue claims the voucher of a gateway that has been gone for long, and leaves one alone that is there.
 func TestClaimDue(t *testing.T) {
@@ -48,7 +39,7 @@ func TestClaimDue(t *testing.T) {
 	w := &Worker{
 		config: Config{DataDir: dir, Claims: &Claims{Network: file, Gone: time.Hour, Least: nanoton.PerTON}}, log: slog.New(slog.DiscardHandler),
 	}
-	key := meteringKey{ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))}
+	key := wallet.KeyFromSeed(make([]byte, ed25519.SeedSize))
 	own := ton.Address{Hash: [32]byte{1}}
 	terms := tab.Terms{
 		Owner: ton.Address{Hash: [32]byte{2}}, Payee: own, Signer: key.Public(), CloseDelay: 72 * time.Hour, Base: 1000 * nanoton.PerTON,

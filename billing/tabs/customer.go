@@ -78,7 +78,7 @@ func (k *Keeper) make(ctx context.Context, name key, terms tab.Terms, head ton.H
 		if !errors.Is(err, ErrNone) {
 			return t, err
 		}
-		t = &pot{key: name, record: record{V: recordVersion, Terms: wireTerms(terms), Address: address, DrawnAt: head.Time.Unix()}}
+		t = &pot{key: name, record: record{V: recordVersion, Terms: terms.Wire(), Address: address, DrawnAt: head.Time.Unix()}}
 		t.Base, t.Rate, t.Since = terms.Base, terms.Rate, t.Terms.Since
 		if err = k.commit(ctx, t); err == nil {
 			return t, nil
@@ -103,7 +103,7 @@ func (k *Keeper) Tab(ctx context.Context, customer ledger.Account) (Tab, error) 
 }
 
 func (k *Keeper) show(t *pot) (Tab, error) {
-	terms, err := termsOf(t.Terms)
+	terms, err := tab.FromWire(t.Terms)
 	if err != nil {
 		return Tab{}, err
 	}
@@ -420,7 +420,7 @@ func (u *turn) draw(ctx context.Context, t *pot, undrawn nanoton.Amount) error {
 	if u.payable(t, v.Cumulative) < u.costs.Least {
 		return nil
 	}
-	terms, err := termsOf(t.Terms)
+	terms, err := tab.FromWire(t.Terms)
 	if err != nil {
 		return err
 	}

@@ -257,7 +257,7 @@ type flow struct {
 }
 
 func flowOf(t *pot, tx *ton.Transaction) (f flow, err error) {
-	terms, err := termsOf(t.Terms)
+	terms, err := tab.FromWire(t.Terms)
 	if err != nil {
 		return flow{}, err
 	}

@@ -61,7 +61,7 @@ func (t *pot) order() (Order, bool, error) {
 	if t.Asked <= t.Funded {
 		return Order{}, false, nil
 	}
-	terms, err := termsOf(t.Terms)
+	terms, err := tab.FromWire(t.Terms)
 	if err != nil {
 		return Order{}, false, err
 	}
@@ -162,7 +162,7 @@ func (k *Keeper) Pay(ctx context.Context, worker ledger.Account) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	terms, err := termsOf(t.Terms)
+	terms, err := tab.FromWire(t.Terms)
 	if err != nil {
 		return false, err
 	}
@@ -357,7 +357,7 @@ func (k *Keeper) Pledge(ctx context.Context, worker ledger.Account) (Pledge, err
 	if err != nil {
 		return Pledge{}, err
 	}
-	terms, err := termsOf(t.Terms)
+	terms, err := tab.FromWire(t.Terms)
 	if err != nil {
 		return Pledge{}, err
 	}

@@ -35,7 +35,7 @@ func (w *world) terms(a ton.Address) tab.Terms {
 	w.t.Helper()
 	for _, t := range w.keeper.tabs {
 		if t.Address == a {
-			terms, err := termsOf(t.Terms)
+			terms, err := tab.FromWire(t.Terms)
 			if err != nil {
 				w.t.Fatal(err)
 			}
@@ -71,7 +71,7 @@ func (w *world) voucher() *receipt.Voucher {
 // claim brings a voucher to the chain, as a worker does.
 func (w *world) claim(v *receipt.Voucher) error {
 	w.t.Helper()
-	terms, err := termsOf(v.Terms)
+	terms, err := tab.FromWire(v.Terms)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -61,7 +61,11 @@ func (t *Treasury) setAside(ctx context.Context) error {
 		var err error
 		switch q.Account.Kind() {
 		case "fees", "network":
-			if err = t.ownPocket(ctx, q.Amount); err == nil {
+			var own nanoton.Amount
+			if own, err = Own(ctx, t.c.Ledger); err == nil && own < q.Amount {
+				err = fmt.Errorf("%w: the operator's own are %v", ledger.ErrOverdrawn, own)
+			}
+			if err == nil {
 				err = post(ctx)
 			}
 		case "customer":
@@ -92,21 +96,17 @@ func (t *Treasury) setAside(ctx context.Context) error {
 	return nil
 }
 
-// ownPocket says whether the operator has an amount of his own: fees, and what he put in for the network's, less what that
-// took. These accounts may be below zero for the ledger, and what they lack then is customers'.
-func (t *Treasury) ownPocket(ctx context.Context, amount nanoton.Amount) error {
-	fees, err := t.c.Ledger.Balance(ctx, accountFees)
-	if err != nil {
-		return err
+// Own is what the operator has of his own: fees, and what he put in for the network's, less what that took. These accounts
+// may be below zero for the ledger, and what they lack then is customers'.
+func Own(ctx context.Context, l Ledger) (own nanoton.Amount, err error) {
+	for _, account := range []ledger.Account{accountFees, accountNetwork} {
+		a, err := l.Balance(ctx, account)
+		if err != nil {
+			return 0, err
+		}
+		own += a
 	}
-	network, err := t.c.Ledger.Balance(ctx, accountNetwork)
-	if err != nil {
-		return err
-	}
-	if fees+network < amount {
-		return fmt.Errorf("%w: the operator's own are %v", ledger.ErrOverdrawn, fees+network)
-	}
-	return nil
+	return own, nil
 }
 
 // sweep queues a payout to the cold address if the wallet holds more than it may, and none is on its way.

@@ -44,21 +44,8 @@ const (
 	workerSeed   = "worker.seed"
 )
 
-// playKey is a key to play money: its seed lies in the open.
-type playKey ed25519.PrivateKey
-
-// Public is the public key.
-func (k playKey) Public() ed25519.PublicKey {
-	return ed25519.PrivateKey(k).Public().(ed25519.PublicKey)
-}
-
-// Sign signs a message with Ed25519.
-func (k playKey) Sign(_ context.Context, message []byte) ([]byte, error) {
-	return ed25519.Sign(ed25519.PrivateKey(k), message), nil
-}
-
-// loadKey reads a play key, which is made at the first start.
-func loadKey(path string) (playKey, error) {
+// loadKey reads a key to play money, which is made at the first start: its seed lies in the open.
+func loadKey(path string) (*wallet.Key, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		seed := make([]byte, ed25519.SeedSize)
@@ -73,13 +60,13 @@ func loadKey(path string) (playKey, error) {
 	if err != nil || len(seed) != ed25519.SeedSize {
 		return nil, fmt.Errorf("%s is not %d hex digits", path, 2*ed25519.SeedSize)
 	}
-	return playKey(ed25519.NewKeyFromSeed(seed)), nil
+	return wallet.KeyFromSeed(seed), nil
 }
 
 // purse is the network's money: the local chain, and the keys on it.
 type purse struct {
 	*chain
-	treasury, metering playKey
+	treasury, metering *wallet.Key
 	payout             ton.Address // of the worker
 }
 

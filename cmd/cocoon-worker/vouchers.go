@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -31,10 +30,7 @@ FILE is the network's global.config.json, from whoever runs liteservers that you
 `
 
 const (
-	networkMax = 1 << 20         // bytes of global.config.json; mainnet's has some 20 kB
-	claimMax   = 2 * time.Minute // for each voucher: blocks come in under a second
-	// vouchersDir is the folder in data_dir.
-	vouchersDir = "vouchers"
+	claimMax = 2 * time.Minute // for each voucher: blocks come in under a second
 )
 
 // vouchers is the command.
@@ -70,7 +66,7 @@ func vouchers(args []string, stdout, stderr io.Writer) int {
 	c, err := worker.LoadConfig(*path)
 	if err == nil {
 		err = vouchersIn(ctx, stdout, voucherTask{
-			dir: filepath.Join(c.DataDir, vouchersDir), network: *network, gateway: *gateway, claim: verb == "claim",
+			dir: worker.VouchersDir(c), network: *network, gateway: *gateway, claim: verb == "claim",
 		})
 	}
 	if err != nil {
@@ -106,7 +102,7 @@ func vouchersIn(ctx context.Context, stdout io.Writer, task voucherTask) error {
 	}
 	var chain *ton.Client
 	if task.network != "" {
-		text, err := config.ReadFile(task.network, networkMax)
+		text, err := config.ReadFile(task.network, config.Max)
 		if err != nil {
 			return err
 		}

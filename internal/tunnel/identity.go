@@ -13,7 +13,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/big"
 	"os"
@@ -69,12 +68,12 @@ func (i *Identity) ID() ID { return i.id }
 // by host name: followed by its chain). If there is no file one is made, with a new key and a self-signed certificate.
 // It is for its owner's eyes only: a file that others can read is refused.
 func LoadIdentity(path string) (*Identity, error) {
-	text, err := readPrivate(path)
+	text, err := durable.ReadPrivate(path, identityMax)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := makeIdentity(path); err != nil {
 			return nil, fmt.Errorf("making identity: %w", err)
 		}
-		text, err = readPrivate(path)
+		text, err = durable.ReadPrivate(path, identityMax)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("loading identity: %w", err)
@@ -84,22 +83,6 @@ func LoadIdentity(path string) (*Identity, error) {
 		return nil, fmt.Errorf("loading identity %s: %w", path, err)
 	}
 	return i, nil
-}
-
-func readPrivate(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s: others can read the key: mode %#o, want 0600", path, info.Mode().Perm())
-	}
-	return io.ReadAll(io.LimitReader(f, identityMax))
 }
 
 func parseIdentity(text []byte) (*Identity, error) {

@@ -178,8 +178,8 @@ func parseFile(text []byte) (Kept, error) {
 func parse(gateway string, w *receipt.Voucher) (Kept, error) {
 	k := Kept{Gateway: gateway, Body: w.Body}
 	var err error
-	if k.Terms, err = Terms(w.Terms); err != nil {
-		return Kept{}, err
+	if k.Terms, err = tab.FromWire(w.Terms); err != nil {
+		return Kept{}, fmt.Errorf("%w: %w", ErrVoucher, err)
 	}
 	if k.Voucher, err = tab.ParseVoucher(w.Body, k.Terms.Signer); err != nil {
 		return Kept{}, fmt.Errorf("%w: %w", ErrVoucher, err)
@@ -192,37 +192,6 @@ func parse(gateway string, w *receipt.Voucher) (Kept, error) {
 		return Kept{}, fmt.Errorf("%w: it is for the tab %s, and the terms make %s", ErrVoucher, k.Voucher.Tab, address)
 	}
 	return k, nil
-}
-
-// Terms reads terms as a gateway sends them. The error is ErrVoucher.
-func Terms(w receipt.VoucherTerms) (t tab.Terms, err error) {
-	if t.Owner, err = ton.ParseAddress(w.Owner); err == nil {
-		t.Payee, err = ton.ParseAddress(w.Payee)
-	}
-	if err != nil {
-		return tab.Terms{}, fmt.Errorf("%w: %w", ErrVoucher, err)
-	}
-	if w.CloseDelaySeconds < 0 || w.CloseDelaySeconds > int64(tab.CloseDelayMax/time.Second) || w.Since < 0 {
-		return tab.Terms{}, fmt.Errorf("%w: a time is out of range", ErrVoucher)
-	}
-	t.Signer, t.Salt, t.Base, t.Rate = w.Signer[:], w.Salt, w.BaseNanoTON, w.RateNanoTON
-	t.CloseDelay = time.Duration(w.CloseDelaySeconds) * time.Second
-	if w.Since != 0 {
-		t.Since = time.Unix(w.Since, 0).UTC()
-	}
-	return t, nil
-}
-
-// wire inverts Terms.
-func wire(t tab.Terms) receipt.VoucherTerms {
-	w := receipt.VoucherTerms{
-		Owner: t.Owner.String(), Payee: t.Payee.String(), Signer: receipt.Digest(t.Signer), Salt: t.Salt,
-		CloseDelaySeconds: int64(t.CloseDelay / time.Second), BaseNanoTON: t.Base, RateNanoTON: t.Rate,
-	}
-	if !t.Since.IsZero() {
-		w.Since = t.Since.Unix()
-	}
-	return w
 }
 
 // Keep checks a voucher that a gateway sent, and keeps it if it is better than the one before. It is on disk when Keep
@@ -248,7 +217,7 @@ func (s *Store) Keep(gateway string, w *receipt.Voucher) error {
 		return fmt.Errorf("%w of %.80q", ErrFull, gateway)
 	}
 	text, err := json.Marshal(file{
-		V: fileVersion, Gateway: gateway, At: k.At.Unix(), Voucher: receipt.Voucher{Body: k.Body, Terms: wire(k.Terms)},
+		V: fileVersion, Gateway: gateway, At: k.At.Unix(), Voucher: receipt.Voucher{Body: k.Body, Terms: k.Terms.Wire()},
 	})
 	if err != nil {
 		return err

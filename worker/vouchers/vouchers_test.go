@@ -76,7 +76,7 @@ func voucher(t testing.TB, terms tab.Terms, amount nanoton.Amount, change ...fun
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &receipt.Voucher{Body: body, Terms: wire(terms)}
+	return &receipt.Voucher{Body: body, Terms: terms.Wire()}
 }
 
 func open(t testing.TB, dir string) *Store {
@@ -139,9 +139,9 @@ func TestKeepRefuses(t *testing.T) {
 	good := voucher(t, terms(), perTON)
 	for name, v := range map[string]*receipt.Voucher{
 		"another's address": voucher(t, terms(func(t *tab.Terms) { t.Payee = addressFor("mallory") }), perTON),
-		"another key":       {Body: good.Body, Terms: wire(terms(func(t *tab.Terms) { t.Signer = keyFor("mallory").Public() }))},
-		"another tab":       {Body: good.Body, Terms: wire(terms(func(t *tab.Terms) { t.Salt++ }))},
-		"another limit":     {Body: good.Body, Terms: wire(terms(func(t *tab.Terms) { t.Base = 1 }))},
+		"another key":       {Body: good.Body, Terms: terms(func(t *tab.Terms) { t.Signer = keyFor("mallory").Public() }).Wire()},
+		"another tab":       {Body: good.Body, Terms: terms(func(t *tab.Terms) { t.Salt++ }).Wire()},
+		"another limit":     {Body: good.Body, Terms: terms(func(t *tab.Terms) { t.Base = 1 }).Wire()},
 		"closes too soon":   voucher(t, terms(func(t *tab.Terms) { t.CloseDelay = time.Hour }), perTON),
 		"over":              voucher(t, terms(), perTON, func(v *tab.Voucher) { v.ValidUntil = now }),
 		"no body":           {Terms: good.Terms},

@@ -8,7 +8,7 @@ const (
 )
 
 // KeyOf is a key by its seed.
-func KeyOf(seed []byte) *Key { return keyOf(seed) }
+func KeyOf(seed []byte) *Key { return KeyFromSeed(seed) }
 
 // Seal seals a seed with another work factor.
 func Seal(seed, passphrase []byte, factor int) ([]byte, error) { return seal(seed, passphrase, factor) }

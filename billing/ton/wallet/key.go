@@ -59,7 +59,8 @@ type Key struct {
 	private func() ed25519.PrivateKey
 }
 
-func keyOf(seed []byte) *Key {
+// KeyFromSeed makes a key of an Ed25519 seed of 32 bytes, which the caller keeps as it sees fit. Another length panics.
+func KeyFromSeed(seed []byte) *Key {
 	private := ed25519.NewKeyFromSeed(seed)
 	return &Key{
 		public:  private.Public().(ed25519.PublicKey),
@@ -130,7 +131,7 @@ func parseSecret(secret string) ([]byte, error) {
 
 // OpenKey reads a key from its file. One that others may read is refused. ErrPassphrase, fs.ErrNotExist.
 func OpenKey(path string, passphrase []byte) (*Key, error) {
-	text, err := readPrivate(path)
+	text, err := durable.ReadPrivate(path, keyFileMax)
 	if err != nil {
 		return nil, fmt.Errorf("opening the key: %w", err)
 	}
@@ -139,29 +140,6 @@ func OpenKey(path string, passphrase []byte) (*Key, error) {
 		return nil, fmt.Errorf("opening the key %s: %w", path, err)
 	}
 	return k, nil
-}
-
-func readPrivate(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no file", path)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s: others can read the key: mode %#o, want 0600", path, info.Mode().Perm())
-	}
-	text, err := io.ReadAll(io.LimitReader(f, keyFileMax+1))
-	if err == nil && len(text) > keyFileMax {
-		err = fmt.Errorf("%s is no key: it is longer than %d bytes", path, keyFileMax)
-	}
-	return text, err
 }
 
 // store seals a seed into a new file.
@@ -178,12 +156,12 @@ func store(path string, passphrase, seed []byte, factor int) (*Key, error) {
 	if err := durable.Publish(path, text); err != nil {
 		return nil, fmt.Errorf("storing the key: %w", err)
 	}
-	if there, err := readPrivate(path); err != nil {
+	if there, err := durable.ReadPrivate(path, keyFileMax); err != nil {
 		return nil, fmt.Errorf("reading the stored key: %w", err)
 	} else if !bytes.Equal(there, text) { // somebody else was faster
 		return nil, fmt.Errorf("%w: %s", ErrExists, path)
 	}
-	return keyOf(seed), nil
+	return KeyFromSeed(seed), nil
 }
 
 // seal makes the text of a key file.
@@ -240,5 +218,5 @@ func unseal(text, passphrase []byte) (*Key, error) {
 		len(digits) != 2*n {
 		return nil, errors.New("what is sealed in it is no key of this program")
 	}
-	return keyOf(seed), nil
+	return KeyFromSeed(seed), nil
 }

@@ -15,6 +15,7 @@ import (
 	"cocoon/billing/ton"
 	"cocoon/billing/ton/devnet"
 	"cocoon/billing/ton/registry"
+	"cocoon/billing/ton/wallet"
 	"cocoon/internal/config"
 
 	"github.com/xssnick/tonutils-go/address"
@@ -40,16 +41,7 @@ type Chain struct {
 
 	t      testing.TB
 	config []byte
-	owner  owner
-}
-
-// owner signs alone.
-type owner struct{ ed25519.PrivateKey }
-
-func (o owner) Public() ed25519.PublicKey { return ed25519.PublicKey(o.PrivateKey[32:]) }
-
-func (o owner) Sign(_ context.Context, message []byte) ([]byte, error) {
-	return ed25519.Sign(o.PrivateKey, message), nil
+	owner  *wallet.Key
 }
 
 // Start makes the chain, some minutes in the past, with an empty registry.
@@ -64,7 +56,7 @@ func Start(t testing.TB) *Chain {
 		t.Fatal(err)
 	}
 	c := &Chain{
-		Network: n, t: t, owner: owner{ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32))},
+		Network: n, t: t, owner: wallet.KeyFromSeed(bytes.Repeat([]byte{1}, 32)),
 		File: filepath.Join(t.TempDir(), "global.config.json"),
 	}
 	if c.config, err = n.ConfigJSON(); err == nil {
