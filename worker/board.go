@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"reflect"
+	"strconv"
 	"sync"
 	"time"
 
@@ -20,8 +21,10 @@ type board struct {
 
 	mu      sync.Mutex
 	sheet   offer.Sheet
-	text    []byte
+	rest    []byte        // of the sheet's JSON: all but the version and the load
+	text    []byte        // the sheet's JSON; readers keep it, so that it is never written to again
 	changed chan struct{} // closed and replaced with each new sheet
+	ended   bool          // the worker stops: it drains whatever else is said
 
 	stale chan struct{} // load may have changed
 }
@@ -31,6 +34,7 @@ func newBoard(name string, load func() offer.Load) *board {
 		load: load, changed: make(chan struct{}), stale: make(chan struct{}, 1),
 		sheet: offer.Sheet{V: offer.Version, Version: 1, Name: name, Offers: []offer.Offer{}},
 	}
+	b.rest = encodeRest(&b.sheet)
 	b.text = b.encode()
 	return b
 }
@@ -65,9 +69,14 @@ func (b *board) pay(to *offer.Payout, vouchers [][]byte) {
 	b.update(func(s *offer.Sheet) { s.Payout, s.Vouchers = to, vouchers })
 }
 
-// drain tells gateways to send no more.
-func (b *board) drain() {
-	b.update(func(s *offer.Sheet) { s.Draining = true })
+// drain tells gateways to send no more, or to send again.
+func (b *board) drain(on bool) {
+	b.update(func(s *offer.Sheet) { s.Draining = on || b.ended })
+}
+
+// end tells gateways to send no more, ever.
+func (b *board) end() {
+	b.update(func(s *offer.Sheet) { s.Draining, b.ended = true, true })
 }
 
 // touch says that load may have changed; run makes a sheet of it.
@@ -90,7 +99,7 @@ func (b *board) run(ctx context.Context) {
 		}
 		select {
 		case <-b.stale:
-			b.update(func(*offer.Sheet) {})
+			b.reload()
 			gap.Reset(loadGap)
 		case <-ctx.Done():
 			return
@@ -108,6 +117,23 @@ func (b *board) update(change func(*offer.Sheet)) {
 	if reflect.DeepEqual(next, b.sheet) {
 		return
 	}
+	b.rest = encodeRest(&next)
+	b.publish(next)
+}
+
+// reload publishes the sheet if the load is another. It comes four times a second while there are requests: nothing but
+// the load is compared or encoded.
+func (b *board) reload() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next := b.sheet
+	if next.Load = b.load(); next.Load != b.sheet.Load {
+		b.publish(next)
+	}
+}
+
+// publish makes a sheet the newest and wakes the readers. The lock is held; rest is of it.
+func (b *board) publish(next offer.Sheet) {
 	next.Version++
 	b.sheet = next
 	b.text = b.encode()
@@ -115,9 +141,30 @@ func (b *board) update(change func(*offer.Sheet)) {
 	b.changed = make(chan struct{})
 }
 
-// encode writes the sheet. It can't fail: a sheet is strings and numbers.
+// encode writes the sheet around its rest.
 func (b *board) encode() []byte {
-	text, err := json.Marshal(&b.sheet)
+	const room = 160 // for four numbers and their names
+	text := append(make([]byte, 0, len(b.rest)+room), `{"v":`...)
+	text = strconv.AppendInt(text, int64(b.sheet.V), 10)
+	text = append(text, `,"version":`...)
+	text = strconv.AppendUint(text, b.sheet.Version, 10)
+	text = append(text, `,"load":{"running":`...)
+	text = strconv.AppendInt(text, int64(b.sheet.Load.Running), 10)
+	text = append(text, `,"queued":`...)
+	text = strconv.AppendInt(text, int64(b.sheet.Load.Queued), 10)
+	text = append(text, `},`...)
+	return append(text, b.rest[1:]...) // without its brace
+}
+
+// encodeRest writes what encode does not. It can't fail: a sheet is strings and numbers.
+func encodeRest(s *offer.Sheet) []byte {
+	text, err := json.Marshal(&struct {
+		Name     string        `json:"name"`
+		Draining bool          `json:"draining,omitempty"`
+		Offers   []offer.Offer `json:"offers"`
+		Payout   *offer.Payout `json:"payout,omitempty"`
+		Vouchers [][]byte      `json:"vouchers,omitempty"`
+	}{s.Name, s.Draining, s.Offers, s.Payout, s.Vouchers})
 	if err != nil {
 		panic("worker: internal error: " + err.Error())
 	}

@@ -38,7 +38,7 @@ func (c *Config) build(e engine.Engine, s engine.Status, prices *Prices, log *sl
 		o := offer.Offer{
 			Model: want.Name, WeightsDigest: m.WeightsDigest, Engine: s.Engine,
 			ContextTokens: cmp.Or(want.ContextTokens, m.ContextTokens), Features: m.Features,
-			Price: price, Slots: slots, Capacity: slots + queue,
+			Quantization: quantization(want, m), Price: price, Slots: slots, Capacity: slots + queue,
 		}
 		if len(want.Features) > 0 {
 			o.Features = want.Features
@@ -57,6 +57,14 @@ func (c *Config) build(e engine.Engine, s engine.Status, prices *Prices, log *sl
 	}
 	slices.SortFunc(cat.offers, func(a, b offer.Offer) int { return strings.Compare(a.Model, b.Model) })
 	return cat
+}
+
+// quantization is what is offered of it: the operator's word before the engine's.
+func quantization(want Model, m engine.Model) string {
+	if want.Quantization == unknown {
+		return ""
+	}
+	return cmp.Or(want.Quantization, m.Quantization)
 }
 
 // offer is the one of a model that is in names.

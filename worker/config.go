@@ -28,7 +28,8 @@ type Config struct {
 	// DataDir holds identity.pem, the key that gateways know this worker by. It is made at the first start. Whoever reads
 	// it can pose as this worker; without it the worker is a new one that has to be approved again. It also holds the
 	// receipts that gateways have not settled, at most some 512 MiB, and prices.json (see "cocoon-worker price"), which goes
-	// before the prices here. A second worker on it does not start. Required.
+	// before the prices here, and drain.json while it drains (see "cocoon-worker drain"). A second worker on it does not
+	// start. Required.
 	DataDir string `yaml:"data_dir"`
 	// Gateways are those that this worker serves, all at once, with the same models and prices. At least one is required.
 	Gateways []Gateway `yaml:"gateways"`
@@ -57,8 +58,8 @@ type Config struct {
 	// Claims has the worker claim its vouchers by itself when a gateway is gone or closes the contract. It needs payout.
 	// Default none: "cocoon-worker vouchers claim" does it by hand.
 	Claims *Claims `yaml:"claims"`
-	// OpsListen is where /metrics and /healthz are served, and "cocoon-worker receipts" asks: host:port. No key is asked for there, so keep it on loopback or
-	// a private network. Default: nowhere.
+	// OpsListen is where /metrics, /healthz and /market are served, and "cocoon-worker receipts" and "cocoon-worker market"
+	// ask: host:port. No key is asked for there, so keep it on loopback or a private network. Default: nowhere.
 	OpsListen string `yaml:"ops_listen"`
 	// LogLevel is debug, info, warn or error. debug logs a line for each request; no level logs a prompt, an answer or a
 	// key. Default info.
@@ -116,6 +117,11 @@ type Model struct {
 	// engines don't tell whether a model can use tools or see, so name it here, or such requests go to others.
 	// Default: what the engine says.
 	Features []string `yaml:"features"`
+	// Quantization is how coarse the weights are: int4, int8, fp4, fp6, fp8, fp16, bf16, fp32 or unknown. Clients can ask for
+	// some of them only, and then don't get a model whose quantization is unknown. Default: what the engine says (Ollama) or
+	// the model's name at the engine tells (Qwen3-32B-AWQ, model-Q8_0.gguf), as the word that promises no more: of 5 and 6
+	// bits int4, of fewer than 4 unknown.
+	Quantization string `yaml:"quantization"`
 	// Price is this model's. Default: the price for all models.
 	Price *Price `yaml:"price"`
 }
@@ -145,6 +151,9 @@ const (
 	// slotsMax leaves the tunnel room for one data connection a request (it has 4,096 for a worker).
 	slotsMax = 4096
 )
+
+// unknown is the quantization of a model of which nothing is to be said, whatever its name looks like.
+const unknown = "unknown"
 
 // DefaultConfig is the configuration of an empty file.
 func DefaultConfig() Config {
@@ -306,6 +315,8 @@ func checkModels(list []Model) error {
 			return fmt.Errorf("models[%d].context_tokens: %d, want 0 to %d", i, m.ContextTokens, offer.ContextMax)
 		case len(m.Features) > offer.FeaturesMax:
 			return fmt.Errorf("models[%d].features: %d, at most %d", i, len(m.Features), offer.FeaturesMax)
+		case m.Quantization != "" && m.Quantization != unknown && !offer.ValidQuantization(m.Quantization):
+			return fmt.Errorf("models[%d].quantization: %q, want int4, int8, fp4, fp6, fp8, fp16, bf16, fp32 or unknown", i, clip(m.Quantization))
 		}
 		seen[m.Name] = true
 		for _, f := range m.Features {

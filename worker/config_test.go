@@ -35,7 +35,7 @@ gateways: [{address: "a:1", pin: `+pinText+`}, {address: "[::1]:2"}]
 engine: {url: http://e:1/v1, kind: openai, slots: 8, queue: 0, key_file: /k, idle_timeout: 90s, answer_timeout: 1h}
 price: {in: 5, out: 15}
 models:
-  - {name: org/m, engine_name: x, context_tokens: 100, features: [chat, tools], price: {in: 1, cached: 0, out: 2}}
+  - {name: org/m, engine_name: x, context_tokens: 100, features: [chat, tools], quantization: fp8, price: {in: 1, cached: 0, out: 2}}
 ops_listen: 127.0.0.1:9
 log_level: debug
 `)
@@ -50,7 +50,7 @@ log_level: debug
 		},
 		Price: Price{In: 5, Out: 15},
 		Models: []Model{{
-			Name: "org/m", EngineName: "x", ContextTokens: 100, Features: []string{"chat", "tools"},
+			Name: "org/m", EngineName: "x", ContextTokens: 100, Features: []string{"chat", "tools"}, Quantization: "fp8",
 			Price: &Price{In: 1, Cached: &zero, Out: 2},
 		}},
 		OpsListen: "127.0.0.1:9", LogLevel: slog.LevelDebug,
@@ -105,6 +105,7 @@ func TestConfigRefuses(t *testing.T) {
 		good + "models: [{name: a}, {name: a}]":                                    "models[1].name",
 		good + "models: [{name: a, context_tokens: -1}]":                           "models[0].context_tokens",
 		good + "models: [{name: a, features: ['a b']}]":                            "models[0].features",
+		good + "models: [{name: a, quantization: q4}]":                             "models[0].quantization",
 		good + "models: [{name: a, price: {cached: -1}}]":                          "models[0].price",
 		good + "ops_listen: 9091":                                                  "ops_listen",
 		good + "log_level: loud":                                                   "loud",

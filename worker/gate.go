@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// errFull means that all slots are taken and the queue is full.
+// errFull means that all slots are taken and the queue is full, or that the worker drains.
 var errFull = errors.New("worker is full")
 
 // gate lets so many requests through to the engine as it has slots; so many more may wait, first come first served.
@@ -17,6 +17,7 @@ type gate struct {
 	mu      sync.Mutex
 	slots   int
 	queue   int
+	shut    bool // nobody else gets in
 	running int
 	waiting list.List // of chan struct{}, closed when its owner may run
 }
@@ -24,6 +25,10 @@ type gate struct {
 // enter waits for a slot. The error is errFull at once, or the context's.
 func (g *gate) enter(ctx context.Context) error {
 	g.mu.Lock()
+	if g.shut {
+		g.mu.Unlock()
+		return errFull
+	}
 	if g.running < g.slots && g.waiting.Len() == 0 {
 		g.running++
 		g.mu.Unlock()
@@ -72,6 +77,13 @@ func (g *gate) resize(slots, queue int) {
 	g.admit()
 	g.mu.Unlock()
 	g.changed()
+}
+
+// shutOut refuses whoever comes from now on, or lets them in again. Requests that run or wait go on.
+func (g *gate) shutOut(all bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = all
 }
 
 // admit lets those in that waited longest. The lock is held.

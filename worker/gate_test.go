@@ -152,3 +152,38 @@ func TestGateModel(t *testing.T) {
 		})
 	})
 }
+
+// TestGateShut: nobody gets in any more, and who is in or in line goes on.
+func TestGateShut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(1, 2)
+		if err := g.enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		waited := make(chan error)
+		go func() { waited <- g.enter(t.Context()) }()
+		synctest.Wait()
+		g.shutOut(true)
+		if err := g.enter(t.Context()); !errors.Is(err, errFull) {
+			t.Errorf("enter() = %v, want errFull", err)
+		}
+		if running, waiting := g.load(); running != 1 || waiting != 1 {
+			t.Errorf("%d run, %d wait", running, waiting)
+		}
+		g.leave()
+		if err := <-waited; err != nil {
+			t.Errorf("who was in line: %v", err)
+		}
+		if err := g.enter(t.Context()); !errors.Is(err, errFull) {
+			t.Errorf("enter() = %v, want errFull", err)
+		}
+		g.leave()
+		if err := g.enter(t.Context()); !errors.Is(err, errFull) {
+			t.Errorf("enter() into a gate that is shut and empty = %v", err)
+		}
+		g.shutOut(false)
+		if err := g.enter(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}

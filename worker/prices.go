@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -20,8 +21,8 @@ import (
 const (
 	// pricesMax bounds prices.json, bytes: a price for each of 256 models of the longest name, with spaces.
 	pricesMax = 256 << 10
-	// pricesGap is how often the running worker looks at it.
-	pricesGap = time.Second
+	// filesGap is how often the running worker looks at the files by which commands tell it something.
+	filesGap = 500 * time.Millisecond
 	// pricesVersion is the file's form.
 	pricesVersion = 1
 )
@@ -122,24 +123,32 @@ func (c *Config) Asked(p *Prices, model string) (price offer.Price, from string)
 	return c.Price.offered(), "worker.yaml"
 }
 
-// watchPrices publishes changes of prices.json until ctx ends.
-func (w *Worker) watchPrices(ctx context.Context) {
-	tick := time.NewTicker(pricesGap)
+// watchFiles does what commands write in the data folder, until ctx ends.
+func (w *Worker) watchFiles(ctx context.Context) {
+	tick := time.NewTicker(filesGap)
 	defer tick.Stop()
-	said := ""
+	var prices, drain saidOnce
+	var d drainer
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		err := w.reprice()
-		if err == nil {
-			said = ""
-		} else if err.Error() != said {
-			said = err.Error()
-			w.log.Error("the prices stay as they are", "err", err)
-		}
+		prices.say(w.log, "the prices stay as they are", w.reprice())
+		drain.say(w.log, "whether the worker drains stays as it is", d.look(w))
+	}
+}
+
+// saidOnce is an error that was logged; it is not logged again until it is another, or was none in between.
+type saidOnce string
+
+func (s *saidOnce) say(log *slog.Logger, what string, err error) {
+	if err == nil {
+		*s = ""
+	} else if words := saidOnce(err.Error()); words != *s {
+		*s = words
+		log.Error(what, "err", err)
 	}
 }
 

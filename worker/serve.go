@@ -12,6 +12,7 @@ import (
 
 	"cocoon/internal/openai"
 	"cocoon/internal/receipt"
+	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 	"cocoon/worker/engine"
 )
@@ -121,7 +122,7 @@ func (w *Worker) complete(r *http.Request, out *reply) (openai.Usage, error) {
 	}
 	defer w.gate.leave()
 	return cat.engine.Chat(r.Context(), &engine.Request{
-		ID: requestID(r), Public: head.Model, Model: name, Head: &head, Body: body,
+		ID: requestID(r), Public: head.Model, Model: name, Head: &head, Body: body, Salt: cacheSalt(r),
 	}, out)
 }
 
@@ -161,6 +162,14 @@ func requestID(r *http.Request) string {
 		}
 	}
 	return id
+}
+
+// cacheSalt is the tenant's salt, "" if there is none, more than one, or something else.
+func cacheSalt(r *http.Request) string {
+	if salts := r.Header.Values(tunnel.SaltHeader); len(salts) == 1 && engine.ValidSalt(salts[0]) {
+		return salts[0]
+	}
+	return ""
 }
 
 // readBody reads the request's body, with room at its end for the engine's edits.

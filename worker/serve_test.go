@@ -473,3 +473,49 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// TestServeSalt: the tenant's salt reaches the engine if it is one, and no log.
+func TestServeSalt(t *testing.T) {
+	const salt = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+	r := newRig(t, enginetest.VLLM, nil)
+	var lines lockedBuffer
+	r.worker.log = slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	for i, c := range []struct {
+		headers []string
+		client  string
+		want    string // in the body, in the place of client
+	}{
+		{[]string{salt}, ``, `,"cache_salt":"` + salt + `"`},
+		{nil, ``, ``},
+		{nil, `,"cache_salt":"mine"`, `,"cache_salt":"mine"`},
+		{[]string{salt[1:]}, `,"cache_salt":"mine"`, `,"cache_salt":"mine"`},
+		{[]string{salt + `","x":"`}, ``, ``},
+		{[]string{salt, salt}, ``, ``},
+	} {
+		body := `{"model":"ok","messages":[{"role":"user","content":"hi"}]`
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+chatPath, strings.NewReader(body+c.client+"}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header["Cocoon-Cache-Salt"] = c.headers
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%+v: %s, %v", c, resp.Status, err)
+		}
+		seen := r.fake.Requests()[i]
+		if got := string(seen.Body); got != body+c.want+"}" {
+			t.Errorf("%+v: engine got %s", c, got)
+		}
+		if seen.Header.Get("Cocoon-Cache-Salt") != "" {
+			t.Errorf("%+v: the header went on to the engine", c)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	eventually(t, "all is logged", func() bool { return strings.Count(lines.String(), "outcome=ok") == 6 })
+	if strings.Contains(lines.String(), salt[1:20]) {
+		t.Errorf("log says %s", lines.String())
+	}
+}

@@ -1,13 +1,9 @@
 package worker
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -80,29 +76,19 @@ func ReadUnpaid(ctx context.Context, c Config) (Unpaid, error) {
 
 // scrape reads the running worker's metrics.
 func scrape(ctx context.Context, address string) (Unpaid, error) {
-	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
+	text, err := askRunning(ctx, address, "/metrics", scrapeMax)
 	if err != nil {
-		return Unpaid{}, fmt.Errorf("asking the running worker: %w", err)
+		return Unpaid{}, err
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return Unpaid{}, fmt.Errorf("asking the running worker: %w", err)
-	}
-	defer resp.Body.Close()
 	values := make(map[string]float64)
-	lines := bufio.NewScanner(io.LimitReader(resp.Body, scrapeMax))
-	for lines.Scan() {
-		name, value, _ := strings.Cut(lines.Text(), " ")
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if v, err := strconv.ParseFloat(value, 64); err == nil {
 			values[name] = v
 		}
 	}
-	_, ok := values[metricUnpaid]
-	if err := lines.Err(); err != nil || resp.StatusCode != http.StatusOK || !ok {
-		return Unpaid{}, fmt.Errorf("asking the running worker: what answers at ops_listen is none of this version (status %d)", resp.StatusCode)
+	if _, ok := values[metricUnpaid]; !ok {
+		return Unpaid{}, errors.New("asking the running worker: what answers at ops_listen is none of this version")
 	}
 	u := Unpaid{
 		Finals:   int(values[metricUnacknowledged+`{kind="final"}`]),

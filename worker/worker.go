@@ -63,6 +63,8 @@ type Worker struct {
 
 	publishing sync.Mutex // over changes of the catalog
 	prices     *Prices    // locked by publishing
+	draining   atomic.Bool
+	markets    markets
 
 	// Of the loop that looks at the engine.
 	opened      engine.Engine
@@ -120,7 +122,7 @@ func (w *Worker) addDialers(pins []*tunnel.ID, reg prometheus.Registerer) error 
 			Identity: w.identity, Address: g.Address, Pin: pins[i], Handler: handler,
 			Report: w.board.report, Attest: w.prover.answer, Log: w.log,
 			Capacity: func() int { return w.gate.capacity() + spareConns },
-			Receipts: w.receiptsFor(g.Address),
+			Receipts: w.receiptsFor(g.Address), Market: w.marketOf(g.Address),
 		})
 		w.dialers = append(w.dialers, d)
 		connected := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -174,6 +176,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("%w: two workers on one data_dir would push each other out at gateways", err)
 	}
 	defer lock.Close()
+	if err := clearDrain(w.config.DataDir); err != nil {
+		return err
+	}
 	till, err := openTill(w.config.DataDir, w.prover.keys.receipt, w.log, w.metrics)
 	if err != nil {
 		return err
@@ -202,13 +207,13 @@ func (w *Worker) run(ctx context.Context) (err error) {
 		defer cut()
 		w.log.Info("worker stops")
 		w.stopping.Store(true)
-		w.board.drain()
+		w.board.end()
 		time.Sleep(drainNotice)
 		return nil
 	})
 	group.Go(func() error { w.board.run(late); return nil })
 	group.Go(func() error { w.watch(ctx); return nil })
-	group.Go(func() error { w.watchPrices(ctx); return nil })
+	group.Go(func() error { w.watchFiles(ctx); return nil })
 	group.Go(func() error { w.claims(ctx); return nil })
 	group.Go(func() error { return w.prover.store.Run(ctx) })
 	group.Go(func() error { return w.serve(ctx, late, group) })
@@ -341,6 +346,7 @@ func (w *Worker) noteForeign(s engine.Status) {
 func (w *Worker) opsHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(w.gatherer, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET "+marketPath, w.serveMarkets)
 	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) {
 		status, text := w.health()
 		rw.WriteHeader(status)
@@ -349,7 +355,7 @@ func (w *Worker) opsHandler() http.Handler {
 	return mux
 }
 
-// health is 200 when requests can reach the engine.
+// health is 200 when requests can reach the engine, so not while the worker drains.
 func (w *Worker) health() (int, string) {
 	offers := len(w.catalog.Load().offers)
 	connected := 0
@@ -359,6 +365,10 @@ func (w *Worker) health() (int, string) {
 		}
 	}
 	text := fmt.Sprintf("%d models offered, %d of %d gateways connected", offers, connected, len(w.dialers))
+	if w.draining.Load() {
+		running, waiting := w.gate.load()
+		return http.StatusServiceUnavailable, fmt.Sprintf("%s; it drains: %d requests run, %d wait", text, running, waiting)
+	}
 	if offers == 0 || connected == 0 {
 		return http.StatusServiceUnavailable, text
 	}

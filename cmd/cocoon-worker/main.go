@@ -29,7 +29,9 @@ commands:
   run           serve (the default)
   doctor        check machine, GPUs, engine, models, key, clock and gateways, and say what to do; changes nothing, disturbs
                 nobody. With --policy policy.yaml also which checks of that policy this machine would fail
+  drain         finish what runs and take nothing new, before a stop; wait until it is safe. 'drain -h' says how
   price         show, set or unset what this worker asks; a running worker takes it up at once. 'price -h' says how
+  market        what gateways tell of demand, and which prices would win; a running worker is asked. 'market -h' says how
   vouchers      what gateways signed that contracts on the chain pay, and claim it without them. 'vouchers -h' says how
   receipts      what gateways have not acknowledged yet, so not paid
   id            print this worker's ID, for the gateway's operator to approve
@@ -55,11 +57,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && (len(args[0]) == 0 || args[0][0] != '-') {
 		name, args = args[0], args[1:]
 	}
-	switch name {
-	case "price":
-		return price(args, stdout, stderr)
-	case "vouchers":
-		return vouchers(args, stdout, stderr)
+	own := map[string]func([]string, io.Writer, io.Writer) int{
+		"drain": drain, "market": market, "price": price, "vouchers": vouchers,
+	}
+	if command, ok := own[name]; ok {
+		return command(args, stdout, stderr)
 	}
 	flags := flag.NewFlagSet("cocoon-worker "+name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -129,19 +131,4 @@ func serve(ctx context.Context, c worker.Config, _, stderr io.Writer) error {
 	}
 	log.Info("starting", "version", daemon.Version(version))
 	return w.Run(ctx)
-}
-
-func printID(_ context.Context, c worker.Config, stdout, _ io.Writer) error {
-	id, err := worker.ID(c)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(stdout, id)
-	return nil
-}
-
-func checkConfig(_ context.Context, c worker.Config, stdout, _ io.Writer) error {
-	fmt.Fprintf(stdout, "configuration is sound: worker %q, %d gateways, engine %s at %s\n",
-		c.Name, len(c.Gateways), c.Engine.Kind, c.Engine.URL)
-	return nil
 }

@@ -8,9 +8,10 @@ func (h *Head) WithContinuousUsage(body []byte) []byte {
 	switch {
 	case !h.Stream:
 	case h.options.start == 0:
-		body = h.splice(body, span{h.end, h.end}, `,"stream_options":{"include_usage":true,`+continuous+`}`)
+		body = h.add(body, `,"stream_options":{"include_usage":true,`+continuous+`}`, &h.options)
 		h.forced = true
 	case h.optionsNull:
+		h.optionsNull = false
 		body = h.splice(body, h.options, `{"include_usage":true,`+continuous+`}`)
 		h.forced = true
 	default:

@@ -3,24 +3,29 @@ package openai
 
 import (
 	"bytes"
-	"slices"
 	"strconv"
 	"unicode/utf8"
 )
 
 // Limits of what a request may ask.
 const (
-	modelMax  = 256     // bytes of a model's name: longer than any, short enough for logs and metrics
-	userMax   = 128     // bytes of an end user's name: an account's ID or its hash
-	choiceMax = 128     // the most n that OpenAI takes
-	tokensMax = 1 << 31 // far above any context, and no product of it with a price or n overflows int64 unnoticed
+	modelMax  = 256 // bytes of a model's name: longer than any, short enough for logs and metrics
+	modelsMax = 8   // names in models: each may cost an attempt
+	userMax   = 128 // bytes of an end user's name: an account's ID or its hash
+	// sessionMax is what OpenRouter takes, bytes of session_id. prompt_cache_key is treated the same.
+	sessionMax = 256
+	choiceMax  = 128     // the most n that OpenAI takes
+	tokensMax  = 1 << 31 // far above any context, and no product of it with a price or n overflows int64 unnoticed
 )
 
 // Head is what a gateway reads of a chat request body in one top-level scan; the bytes are never decoded and
 // encoded again.
 type Head struct {
-	// Model is the model asked for, decoded: 1 to 256 bytes of UTF-8 without control characters.
+	// Model is the model asked for, decoded: 1 to 256 bytes of UTF-8 without control characters. If only models is given
+	// it is the first of these.
 	Model string
+	// Models has all models that will do, the best first: Model, and then those in models, each once. Nil without models.
+	Models []string
 	// Stream tells whether the answer is to be streamed.
 	Stream bool
 	// IncludeUsage is stream_options.include_usage as the client asked; WithUsage leaves it.
@@ -36,6 +41,21 @@ type Head struct {
 	Tools bool
 	// User is the end user that the client names, decoded; "" if it names none, or not in 1 to 128 printable bytes.
 	User string
+	// CacheSalt is the client's cache_salt, decoded, at most 1024 bytes: who asks with another one shares no prefix cache with
+	// it. HasCacheSalt tells that there is one, be it empty.
+	CacheSalt    string
+	HasCacheSalt bool
+	// Session is session_id, and CacheKey prompt_cache_key, decoded: what stays the same in a conversation. Each is "" if
+	// the client gives none, or not in 1 to 256 printable bytes.
+	Session, CacheKey string
+	// History tells whether messages has one of the assistant's: the request continues a conversation.
+	History bool
+	// JSONObject and JSONSchema tell whether response_format asks for these.
+	JSONObject, JSONSchema bool
+	// Logprobs tells whether logprobs is true.
+	Logprobs bool
+	// Reasoning tells whether reasoning_effort or OpenRouter's reasoning asks for some.
+	Reasoning bool
 
 	size        int     // of the body the spans are of
 	end         int     // index of the object's closing brace
@@ -43,6 +63,11 @@ type Head struct {
 	options     span    // the value of stream_options
 	usage       span    // the value of include_usage in it
 	limits      [3]span // the values of max_tokens, max_completion_tokens and n_predict
+	messages    span    // the value of messages
+	provider    span    // the value of provider, if it is an object
+	ours        [3]span // provider, models and session_id in their order, each from the end of what is before it
+	oursN       int     // how many of them there are
+	salt        span    // the value of cache_salt
 	optionsNull bool
 	optionsBare bool // an object without members
 	hasMax      bool // max_completion_tokens is given
@@ -65,14 +90,28 @@ const (
 	fieldN
 	fieldTools
 	fieldFunctions
+	fieldProvider
+	fieldModels
+	fieldSession
+	// From here on another letter case is another key. Engines written in Go would differ in messages alone, and of those
+	// only hints are taken here.
 	fieldUser
+	fieldCacheSalt
+	fieldMessages
+	fieldCacheKey
+	// From here on a key may be doubled: these say no more than what an engine should be able to do.
+	fieldFormat
+	fieldLogprobs
+	fieldEffort
+	fieldReasoning
 	fieldCount
 )
 
 // fieldNames has the key of each field.
 var fieldNames = [fieldCount]string{
 	"", "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n_predict", "n", "tools", "functions",
-	"user",
+	"provider", "models", "session_id", "user", "cache_salt", "messages", "prompt_cache_key", "response_format",
+	"logprobs", "reasoning_effort", "reasoning",
 }
 
 const includeUsage = "include_usage"
@@ -91,28 +130,36 @@ func ReadHead(body []byte) (Head, error) {
 		return Head{}, syntaxError(&s)
 	}
 	var seen [fieldCount]bool
+	from := s.pos
 	for key, ok := s.member(true); ok; key, ok = s.member(false) {
 		f, exact := fieldOf(key, s.odd)
 		if f == 0 {
 			s.skip()
+			from = s.pos
 			continue
 		}
 		name := fieldNames[f]
 		if !exact {
 			return Head{}, BadRequest(name, "%s is written in other letter case", name)
 		}
-		if seen[f] {
+		if seen[f] && f < fieldFormat {
 			return Head{}, BadRequest(name, "%s is given twice", name)
 		}
 		seen[f] = true
 		if why := h.read(f, &s); why != "" {
 			return Head{}, BadRequest(name, "%s %s", name, why)
 		}
+		if f >= fieldProvider && f <= fieldSession {
+			h.ours[h.oursN] = span{from, s.pos}
+			h.oursN++
+		}
+		from = s.pos
 	}
 	h.end = s.pos - 1
 	if !s.end() {
 		return Head{}, syntaxError(&s)
 	}
+	h.joinModels()
 	if h.Model == "" {
 		return Head{}, BadRequest("model", "model is missing")
 	}
@@ -146,11 +193,31 @@ func fieldOf(key []byte, odd bool) (f field, exact bool) {
 		return fieldFunctions, true
 	case "user":
 		return fieldUser, true
+	case "messages":
+		return fieldMessages, true
+	case "cache_salt":
+		return fieldCacheSalt, true
+	case "provider":
+		return fieldProvider, true
+	case "models":
+		return fieldModels, true
+	case "session_id":
+		return fieldSession, true
+	case "prompt_cache_key":
+		return fieldCacheKey, true
+	case "response_format":
+		return fieldFormat, true
+	case "logprobs":
+		return fieldLogprobs, true
+	case "reasoning_effort":
+		return fieldEffort, true
+	case "reasoning":
+		return fieldReasoning, true
 	}
 	if !odd || len(key) > scratchLen {
 		return 0, false
 	}
-	for i := fieldModel; i < fieldUser; i++ { // no engine relies on user
+	for i := fieldModel; i < fieldUser; i++ {
 		if bytes.EqualFold(key, []byte(fieldNames[i])) {
 			return i, false
 		}
@@ -190,8 +257,10 @@ func (h *Head) read(f field, s *scanner) string {
 		if s.filled() {
 			h.Tools = true
 		}
-	case fieldUser:
-		h.readUser(s)
+	case fieldCacheSalt:
+		return h.readSalt(s)
+	default:
+		return h.readMore(f, s)
 	}
 	return ""
 }
@@ -218,22 +287,6 @@ func (h *Head) readLimit(f field, s *scanner) string {
 	return ""
 }
 
-// readUser takes the end user's name. One that is none is no fault: engines ignore it.
-func (h *Head) readUser(s *scanner) {
-	if s.peek() != '"' {
-		s.skip()
-		return
-	}
-	raw, ok := s.str()
-	if !ok || len(raw) > 6*userMax {
-		return
-	}
-	name, ok := unescape(nil, raw)
-	if ok && len(name) <= userMax && utf8.Valid(name) && !bytes.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		h.User = string(name)
-	}
-}
-
 // boolean reads true, false, or null as false; ok is false for any other value.
 func (s *scanner) boolean() (value, ok bool) {
 	if s.literal("true") {
@@ -242,43 +295,51 @@ func (s *scanner) boolean() (value, ok bool) {
 	return false, s.literal("false") || s.literal("null")
 }
 
-func (h *Head) readModel(s *scanner) string {
+func (h *Head) readModel(s *scanner) (why string) {
 	if s.peek() != '"' {
 		return "is not a string"
 	}
 	h.model.start = s.pos
+	h.Model, why = s.name()
+	h.model.end = s.pos
+	return why
+}
+
+// name reads the model's name at hand. It returns what is wrong with it, to stand after its name, or "", also when the
+// scanner stopped at a mistake.
+func (s *scanner) name() (name, why string) {
 	raw, ok := s.str()
 	if !ok {
-		return ""
+		return "", ""
 	}
-	h.model.end = s.pos
 	// The longest escape is six bytes for one.
 	if len(raw) > 6*modelMax {
-		return "is longer than 256 bytes"
+		return "", "is longer than 256 bytes"
 	}
-	name := raw
+	text := raw
 	if bytes.IndexByte(raw, '\\') >= 0 {
-		if name, ok = unescape(nil, raw); !ok {
-			return "has a bad escape"
+		if text, ok = unescape(nil, raw); !ok {
+			return "", "has a bad escape"
 		}
 		// An escape that is half a character decodes to U+FFFD here, and to something else in other languages.
-		if bytes.ContainsRune(name, utf8.RuneError) {
-			return "is not valid Unicode"
+		if bytes.ContainsRune(text, utf8.RuneError) {
+			return "", "is not valid Unicode"
 		}
 	}
 	switch {
-	case len(name) == 0:
-		return "is empty"
-	case len(name) > modelMax:
-		return "is longer than 256 bytes"
-	case !utf8.Valid(name):
-		return "is not valid UTF-8"
-	case bytes.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return "has a control character"
+	case len(text) == 0:
+		return "", "is empty"
+	case len(text) > modelMax:
+		return "", "is longer than 256 bytes"
+	case !utf8.Valid(text):
+		return "", "is not valid UTF-8"
+	case bytes.ContainsFunc(text, isControl):
+		return "", "has a control character"
 	}
-	h.Model = string(name)
-	return ""
+	return string(text), ""
 }
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
 func (h *Head) readOptions(s *scanner) string {
 	h.options.start = s.pos
@@ -316,7 +377,7 @@ func (h *Head) readOptions(s *scanner) string {
 
 // WithUsage returns the body with stream_options.include_usage true if it streams, at most 43 bytes longer; a body that
 // does not stream stays as it is. It writes into body, and into its spare capacity. The body must be the one h was
-// read from, or what the last WithUsage or WithModel of h returned; another length panics.
+// read from, or what the last edit of h (WithUsage, WithModel and the like) returned; another length panics.
 func (h *Head) WithUsage(body []byte) []byte {
 	h.check(body)
 	if !h.Stream || h.IncludeUsage || h.forced {
@@ -327,15 +388,17 @@ func (h *Head) WithUsage(body []byte) []byte {
 	case h.usage.start > 0:
 		return h.splice(body, h.usage, "true")
 	case h.optionsNull:
+		h.optionsNull = false
 		return h.splice(body, h.options, `{"include_usage":true}`)
 	case h.options.start > 0:
 		in := span{h.options.start + 1, h.options.start + 1}
 		if h.optionsBare {
+			h.optionsBare = false
 			return h.splice(body, in, `"include_usage":true`)
 		}
 		return h.splice(body, in, `"include_usage":true,`)
 	}
-	return h.splice(body, span{h.end, h.end}, `,"stream_options":{"include_usage":true}`)
+	return h.add(body, `,"stream_options":{"include_usage":true}`, &h.options)
 }
 
 // WithLimit returns the body with n, at least 1, as the most tokens of one answer: in the place of each bound that is
@@ -355,7 +418,7 @@ func (h *Head) WithLimit(body []byte, n int64) []byte {
 		}
 	}
 	if !given {
-		body = h.splice(body, span{h.end, h.end}, `,"max_tokens":`+text)
+		body = h.add(body, `,"max_tokens":`+text, &h.limits[0])
 	}
 	h.Limit = n
 	return body
@@ -365,7 +428,11 @@ func (h *Head) WithLimit(body []byte, n int64) []byte {
 // Of the body it asks, and does with it, the same as WithUsage; h.Model stays as the client asked.
 func (h *Head) WithModel(body []byte, name string) []byte {
 	h.check(body)
-	return h.splice(body, h.model, string(appendString(nil, name)))
+	text := string(appendString(nil, name))
+	if h.model.start > 0 {
+		return h.splice(body, h.model, text)
+	}
+	return h.add(body, modelKey+text, &h.model) // there is models, so that its comma is right
 }
 
 // check panics on a body that is not the one at hand: a splice of it would send the engine garbage.
@@ -373,21 +440,4 @@ func (h *Head) check(body []byte) {
 	if len(body) != h.size {
 		panic("openai: head is of a body of " + strconv.Itoa(h.size) + " bytes, not " + strconv.Itoa(len(body)))
 	}
-}
-
-// splice replaces a part of the body and moves the spans along.
-func (h *Head) splice(body []byte, at span, text string) []byte {
-	grow := len(text) - (at.end - at.start)
-	for _, sp := range []*span{&h.model, &h.options, &h.usage, &h.limits[0], &h.limits[1], &h.limits[2]} {
-		switch {
-		case sp.start >= at.end:
-			sp.start += grow
-			sp.end += grow
-		case sp.end >= at.end:
-			sp.end += grow
-		}
-	}
-	h.end += grow
-	h.size += grow
-	return slices.Replace(body, at.start, at.end, []byte(text)...)
 }

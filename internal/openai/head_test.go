@@ -2,17 +2,24 @@ package openai
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-var exportedOnly = cmpopts.IgnoreUnexported(Head{})
+var (
+	exportedOnly = cmpopts.IgnoreUnexported(Head{})
+	// hints are what a malformed or doubled value is no fault of.
+	hints = cmpopts.IgnoreFields(Head{}, "User", "CacheSalt", "HasCacheSalt", "Session", "CacheKey", "History", "JSONObject", "JSONSchema",
+		"Logprobs", "Reasoning")
+)
 
 func TestReadHead(t *testing.T) {
 	longest := strings.Repeat("é", 128)
@@ -86,7 +93,7 @@ func TestReadHead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tc.want, got, exportedOnly); diff != "" {
+			if diff := gocmp.Diff(tc.want, got, exportedOnly); diff != "" {
 				t.Errorf("head (-want +got):\n%s", diff)
 			}
 			checkHead(t, []byte(tc.body))
@@ -344,14 +351,15 @@ func TestEditOfAnotherBodyPanics(t *testing.T) {
 
 // foldingRequest is what an engine written in Go decodes to: encoding/json matches its keys in any letter case.
 type foldingRequest struct {
-	Model               string `json:"model"`
-	Stream              *bool  `json:"stream"`
-	MaxTokens           *int64 `json:"max_tokens"`
-	MaxCompletionTokens *int64 `json:"max_completion_tokens"`
-	NPredict            *int64 `json:"n_predict"`
-	N                   *int64 `json:"n"`
-	Tools               []any  `json:"tools"`
-	Functions           []any  `json:"functions"`
+	Model               string   `json:"model"`
+	Models              []string `json:"models"`
+	Stream              *bool    `json:"stream"`
+	MaxTokens           *int64   `json:"max_tokens"`
+	MaxCompletionTokens *int64   `json:"max_completion_tokens"`
+	NPredict            *int64   `json:"n_predict"`
+	N                   *int64   `json:"n"`
+	Tools               []any    `json:"tools"`
+	Functions           []any    `json:"functions"`
 	StreamOptions       *struct {
 		IncludeUsage *bool `json:"include_usage"`
 	} `json:"stream_options"`
@@ -369,6 +377,7 @@ func mapRequest(body []byte) (r foldingRequest, err error) {
 		}
 	}
 	take(top, "model", &r.Model)
+	take(top, "models", &r.Models)
 	take(top, "stream", &r.Stream)
 	take(top, "max_tokens", &r.MaxTokens)
 	take(top, "max_completion_tokens", &r.MaxCompletionTokens)
@@ -388,6 +397,14 @@ func mapRequest(body []byte) (r foldingRequest, err error) {
 
 func (r *foldingRequest) head() Head {
 	h := Head{Model: r.Model, N: 1, Tools: len(r.Tools)+len(r.Functions) > 0}
+	if r.Models != nil {
+		h.Model = cmp.Or(h.Model, r.Models[0])
+		for _, m := range append([]string{h.Model}, r.Models...) {
+			if !slices.Contains(h.Models, m) {
+				h.Models = append(h.Models, m)
+			}
+		}
+	}
 	h.Stream = r.Stream != nil && *r.Stream
 	if r.StreamOptions != nil && r.StreamOptions.IncludeUsage != nil {
 		h.IncludeUsage = *r.StreamOptions.IncludeUsage
@@ -432,7 +449,7 @@ func checkHead(t *testing.T, body []byte) {
 		t.Fatalf("accepted, but encoding/json says %v", err)
 	}
 	for name, r := range map[string]foldingRequest{"struct": folding, "map": mapped} {
-		if diff := cmp.Diff(r.head(), h, exportedOnly, cmpopts.IgnoreFields(Head{}, "User")); diff != "" {
+		if diff := gocmp.Diff(r.head(), h, exportedOnly, hints); diff != "" {
 			t.Fatalf("head against a %s (-json +ours):\n%s", name, diff)
 		}
 	}
@@ -481,7 +498,7 @@ func checkEdit(t *testing.T, body, edited []byte, forced bool, model string) {
 	}
 	wantTop, wantOptions := read(body)
 	gotTop, gotOptions := read(edited)
-	if diff := cmp.Diff(wantTop, gotTop) + cmp.Diff(wantOptions, gotOptions, cmpopts.EquateEmpty()); diff != "" {
+	if diff := gocmp.Diff(wantTop, gotTop) + gocmp.Diff(wantOptions, gotOptions, cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("edited body (-before +after):\n%s", diff)
 	}
 }
@@ -494,7 +511,8 @@ func FuzzReadHead(f *testing.F) {
 		`{"model":"m","Model":"x","max_completion_tokens":7,"max_tokens":null,"b":-1.5e+3,"c":[[],{"d":false}]}`,
 		"{\"\u212a\":1,\"\\ud800\":2,\"model\":\"\\ud83d\\ude42\", " +
 			"\"stream_options\": {\"\\u0069nclude_usage\":true} }",
-		`{"model":"m","stream":true,"stream_options":{ }} `, `{"model":"m",`, `{"model":"m"]`, `[{}]`,
+		`{"model":"m","stream":true,"stream_options":{ }} `, `{"stream":true,"model":"m"}`, `{"stream":true,"models":["a","b","a"]}`,
+		`{"model":"m",`, `{"model":"m"]`, `[{}]`,
 	} {
 		f.Add([]byte(s))
 	}

@@ -24,6 +24,7 @@ type scanner struct {
 	depth   int
 	why     string
 	odd     bool // the key last read holds upper case or non-ASCII letters
+	spoke   bool // some object in an array that was skipped has "assistant" as its "role"
 	scratch [scratchLen]byte
 }
 
@@ -229,6 +230,9 @@ func (s *scanner) skipNested() bool {
 				s.pos = i
 				return s.fail("string without end")
 			}
+			if end-i == len(`"assistant`) && depth == s.depth+2 && isRole(b, i, end) {
+				s.spoke = true
+			}
 			i = end
 		case '{', '[':
 			if depth == depthMax {
@@ -254,6 +258,16 @@ func (s *scanner) skipNested() bool {
 	}
 	s.pos = len(b)
 	return s.fail("object or array without end")
+}
+
+// isRole tells whether the string from one quote to another is the role "assistant".
+func isRole(b []byte, from, to int) bool {
+	if string(b[from+1:to]) != "assistant" {
+		return false
+	}
+	const space = " \t\r\n"
+	key, ok := bytes.CutSuffix(bytes.TrimRight(b[:from], space), []byte{':'})
+	return ok && bytes.HasSuffix(bytes.TrimRight(key, space), []byte(`"role"`))
 }
 
 // literal steps over a word if it is at hand.

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// DialerConfig is what a worker's side needs. All fields but Pin and Attest are required.
+// DialerConfig is what a worker's side needs. All fields but Pin, Attest, Receipts and Market are required.
 type DialerConfig struct {
 	// Identity is what the gateway knows the worker by.
 	Identity *Identity
@@ -35,6 +35,9 @@ type DialerConfig struct {
 	// present, at most ReceiptsMax bytes, within 10 s. An error's words go to the gateway. Calls may overlap. Nil: the
 	// worker keeps none, and says so.
 	Receipts func(ctx context.Context, acks []byte) ([]byte, error)
+	// Market takes what a gateway tells of demand, at most MarketMax bytes, hostile ones included; it returns at once. An
+	// error's words go to the gateway. Calls may overlap. Nil: the worker takes none, and says so.
+	Market func(text []byte) error
 	// Capacity is how many data connections are wanted at most, so how many requests at once. It may change.
 	Capacity func() int
 	Log      *slog.Logger

@@ -7,7 +7,8 @@
 // and prove that they end in the same memory; the worker keeps some of them idle, the gateway takes them for requests.
 // When the control connection ends all of them end, on both sides.
 //
-// What is in a challenge and in its answer, and in an exchange of receipts, is not known here: all are bytes.
+// What is in a challenge and in its answer, in an exchange of receipts, and in what the gateway tells of its market, is not
+// known here: all are bytes.
 package tunnel
 
 import (
@@ -15,8 +16,14 @@ import (
 	"time"
 )
 
-// LackHeader is the request header in which a gateway tells a worker how many connections it lacked.
-const LackHeader = "Cocoon-Lack"
+// Request headers between gateways and workers.
+const (
+	// LackHeader is in which a gateway tells a worker how many connections it lacked.
+	LackHeader = "Cocoon-Lack"
+	// SaltHeader has a secret of the client's tenant, 43 characters of base64url, the same for all that one asks: what an
+	// engine keeps of a prompt serves nobody else. Handlers read it, this package does not.
+	SaltHeader = "Cocoon-Cache-Salt"
+)
 
 const (
 	// alpn is the TLS protocol name; a change of anything below that an old peer can't speak gets a new one.
@@ -30,6 +37,7 @@ const (
 	attestPath = wellKnown + "attest"
 
 	receiptsPath = wellKnown + "receipts"
+	marketPath   = wellKnown + "market"
 
 	kindControl = "control"
 	kindData    = "data"

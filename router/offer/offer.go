@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"cocoon/internal/nanoton"
@@ -68,6 +69,9 @@ type Offer struct {
 	ContextTokens int `json:"context_tokens"`
 	// Features names what the model can do beyond plain text.
 	Features []string `json:"features"`
+	// Quantization is how coarse the weights are, in one of the words that ValidQuantization knows; empty: not known. It is
+	// the worker's word.
+	Quantization string `json:"quantization,omitempty"`
 	// Price is in nanoTON per million tokens.
 	Price Price `json:"price"`
 	// Slots is how many requests the engine runs at once; Capacity adds those that the worker lets wait.
@@ -170,10 +174,22 @@ func (o *Offer) validate() error {
 		return fmt.Errorf("context_tokens %d out of range", o.ContextTokens)
 	case len(o.Features) > FeaturesMax:
 		return fmt.Errorf("%d features, at most %d", len(o.Features), FeaturesMax)
+	case o.Quantization != "" && !ValidQuantization(o.Quantization):
+		return fmt.Errorf("quantization %q, want int4, int8, fp4, fp6, fp8, fp16, bf16, fp32 or none", clip(o.Quantization))
 	case o.Slots < 1 || o.Capacity < o.Slots || o.Capacity > CapacityMax:
 		return fmt.Errorf("slots %d, capacity %d out of range", o.Slots, o.Capacity)
 	}
 	return o.Price.Validate()
+}
+
+// ValidQuantization tells whether a word names a quantization, as OpenRouter names them: int4, int8, fp4, fp6, fp8, fp16,
+// bf16 or fp32. "unknown", which it knows too, is the empty word here.
+func ValidQuantization(word string) bool {
+	switch word {
+	case "int4", "int8", "fp4", "fp6", "fp8", "fp16", "bf16", "fp32":
+		return true
+	}
+	return false
 }
 
 // Validate checks that each part of the price is between zero and PriceMax.
@@ -190,7 +206,7 @@ func validName(s string) bool {
 	if s == "" || len(s) > NameMax || !utf8.ValidString(s) {
 		return false
 	}
-	return strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '"' || r == '\\' }) < 0
+	return strings.IndexFunc(s, func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) || r == '"' || r == '\\' }) < 0
 }
 
 func validDigest(s string) bool {

@@ -21,6 +21,20 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+func TestValidateQuantization(t *testing.T) {
+	for _, word := range []string{"", "int4", "int8", "fp4", "fp6", "fp8", "fp16", "bf16", "fp32"} {
+		s := sheet()
+		s.Offers[0].Quantization = word
+		if err := s.Validate(); err != nil || ValidQuantization(word) != (word != "") {
+			t.Errorf("%q: %v", word, err)
+		}
+		text, err := json.Marshal(s)
+		if err != nil || strings.Contains(string(text), "quantization") != (word != "") {
+			t.Errorf("%q: %s, %v", word, text, err)
+		}
+	}
+}
+
 func TestValidatePayout(t *testing.T) {
 	for _, p := range []Payout{
 		{Address: "UQAxHMwGbQNwCMLpOWXiZvMQFdXbcVbbzQnIeTyThnQvTjBp", MinNanoTON: 500_000_000, EverySeconds: 7 * 24 * 3600},
@@ -44,6 +58,10 @@ func TestValidateRefuses(t *testing.T) {
 		"no name":           func(s *Sheet) { s.Name = "" },
 		"name with newline": func(s *Sheet) { s.Name = "a\nb" },
 		"model with space":  func(s *Sheet) { s.Offers[0].Model = "a b" },
+		"steers a terminal": func(s *Sheet) { s.Offers[0].Model = "m\u009b2J" },
+		"runs backwards":    func(s *Sheet) { s.Name = "w\u202e1" },
+		"unknown quantum":   func(s *Sheet) { s.Offers[0].Quantization = "int5" },
+		"upper-case word":   func(s *Sheet) { s.Offers[0].Quantization = "FP8" },
 		"model with quote":  func(s *Sheet) { s.Offers[0].Model = `a"b` },
 		"long model":        func(s *Sheet) { s.Offers[0].Model = strings.Repeat("m", NameMax+1) },
 		"twice":             func(s *Sheet) { s.Offers = append(s.Offers, s.Offers[0]) },

@@ -33,8 +33,9 @@ const slotsDefault = 32
 // compatible is an engine that speaks OpenAI's chat completions. Requests and answers pass as they are, byte for byte;
 // it only makes sure that usage is counted and that an answer that broke off does not look whole.
 type compatible struct {
-	call  *caller
-	owner atomic.Value // string: the flavour seen last
+	call   *caller
+	owner  atomic.Value // string: the flavour seen last
+	salted atomic.Bool  // it takes a cache salt
 }
 
 // Status implements Engine.
@@ -54,18 +55,23 @@ func (e *compatible) Status(ctx context.Context) (Status, error) {
 		break
 	}
 	e.owner.Store(owner)
+	e.salted.Store(false)
 	s := Status{Engine: owner, Slots: slotsDefault}
 	features := []string{offer.FeatureChat}
 	var window int
+	var file string
 	switch owner {
 	case ownerVLLM:
 		s.Engine = e.named(ctx, "vllm", "/version")
+		e.salted.Store(vllmTakesSalt(s.Engine))
 		features = append(features, offer.FeatureJSONSchema, offer.FeatureLogprobs)
 	case ownerSGLang:
+		// It has been taken since 0.5.3, and heeded since a fix of April 2026; older ones ignore what they don't know.
+		e.salted.Store(true)
 		features = append(features, offer.FeatureJSONSchema, offer.FeatureLogprobs)
 	case ownerLlamaCpp:
 		features = append(features, offer.FeatureJSONSchema, offer.FeatureLogprobs)
-		window = e.llamaProps(ctx, &s, &features)
+		window, file = e.llamaProps(ctx, &s, &features)
 	default:
 		s.Engine = "openai-compatible"
 	}
@@ -73,7 +79,9 @@ func (e *compatible) Status(ctx context.Context) (Status, error) {
 		if m.ID == "" {
 			continue
 		}
-		s.Models = append(s.Models, Model{Name: m.ID, ContextTokens: m.window(window), Features: features})
+		s.Models = append(s.Models, Model{
+			Name: m.ID, ContextTokens: m.window(window), Features: features, Quantization: quantizationOf(file, m.Root, m.ID),
+		})
 	}
 	s.Running, s.Queued, s.HasLoad = e.load(ctx)
 	return s, nil
@@ -96,6 +104,7 @@ func (e *compatible) healthy(ctx context.Context) error {
 // listedModel is an entry of /v1/models.
 type listedModel struct {
 	ID          string  `json:"id"`
+	Root        string  `json:"root"` // vLLM: where the weights are from, while id is what the operator calls them
 	OwnedBy     string  `json:"owned_by"`
 	MaxModelLen float64 `json:"max_model_len"` // vLLM, SGLang
 	Meta        struct {
@@ -129,11 +138,12 @@ func (e *compatible) named(ctx context.Context, name, path string) string {
 	return name + " " + v.Version
 }
 
-// llamaProps reads what llama.cpp tells beyond OpenAI's routes, and returns the window of one slot.
-func (e *compatible) llamaProps(ctx context.Context, s *Status, features *[]string) int {
+// llamaProps reads what llama.cpp tells beyond OpenAI's routes, and returns the window of one slot and the weights' file.
+func (e *compatible) llamaProps(ctx context.Context, s *Status, features *[]string) (window int, file string) {
 	s.Engine, s.Slots = "llama.cpp", 1
 	var p struct {
 		Build    string  `json:"build_info"`
+		File     string  `json:"model_path"`
 		Slots    float64 `json:"total_slots"`
 		Settings struct {
 			Context float64 `json:"n_ctx"`
@@ -146,7 +156,7 @@ func (e *compatible) llamaProps(ctx context.Context, s *Status, features *[]stri
 		} `json:"chat_template_caps"`
 	}
 	if _, err := e.call.getJSON(ctx, "/props", &p); err != nil {
-		return 0 // started with --no-props, or too old: the defaults hold
+		return 0, "" // started with --no-props, or too old: the defaults hold
 	}
 	if p.Build != "" {
 		s.Engine += " " + p.Build
@@ -161,9 +171,9 @@ func (e *compatible) llamaProps(ctx context.Context, s *Status, features *[]stri
 		*features = append(*features, offer.FeatureTools)
 	}
 	if p.Settings.Context >= 1 && p.Settings.Context <= offer.ContextMax {
-		return int(p.Settings.Context)
+		window = int(p.Settings.Context)
 	}
-	return 0
+	return window, p.File
 }
 
 // load reads the engine's own gauges from /metrics, where vLLM, SGLang (--enable-metrics) and llama.cpp (--metrics)
@@ -218,6 +228,7 @@ func (e *compatible) Chat(ctx context.Context, req *Request, out Output) (openai
 	if req.Model != req.Head.Model {
 		body = req.Head.WithModel(body, req.Model)
 	}
+	body = e.salt(req, body)
 	if !req.Head.Stream {
 		return e.whole(ctx, body, req.Head.N, out)
 	}

@@ -1,9 +1,10 @@
 // Package engine drives the inference server beside a worker: Ollama by its native API, and any server that speaks
 // OpenAI's chat completions.
 //
-// To OpenAI-compatible engines requests pass byte for byte, except for the model's name and
-// stream_options.include_usage (for vLLM and SGLang continuous_usage_stats too), and so do answers, except that usage
-// comes in an event of its own at the end. For Ollama they are translated, and a field that Ollama would ignore
+// To OpenAI-compatible engines requests pass byte for byte, except for the model's name,
+// stream_options.include_usage (for vLLM and SGLang continuous_usage_stats too) and cache_salt, by which vLLM (from 0.11
+// on) and SGLang (from 0.5.3 on) keep tenants' prompts apart in their caches. So do answers, except that usage comes in an
+// event of its own at the end. For Ollama they are translated, and a field that Ollama would ignore
 // although it changes the answer is refused with 400 and code unsupported_parameter:
 //
 //	field                                        what becomes of it

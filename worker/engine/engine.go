@@ -44,6 +44,8 @@ type Model struct {
 	ContextTokens int
 	// Features are those of package offer.
 	Features []string
+	// Quantization is one of package offer's words; empty if the engine does not tell.
+	Quantization string
 }
 
 // Status is what an engine says about itself at one moment.
@@ -68,6 +70,9 @@ type Request struct {
 	// Head was read from Body; both are the engine's to change.
 	Head *openai.Head
 	Body []byte
+	// Salt is a secret of the client's tenant, of SaltSize characters; empty if there is none. Engines that take one keep
+	// the prefixes that they cache apart by it.
+	Salt string
 }
 
 // Output takes the answer. Its errors end the request and come back from Chat as they are.

@@ -38,6 +38,7 @@ func TestStatus(t *testing.T) {
 			Engine: "ollama 0.17.4", Slots: 1,
 			Models: []Model{{
 				Name: "m:latest", WeightsDigest: "sha256:" + strings.Repeat("0b", 32), ContextTokens: 4096, Features: usual,
+				Quantization: "int4",
 			}},
 		}},
 	} {

@@ -50,6 +50,7 @@ type ollamaModel struct {
 	chosen   int      // num_ctx of the Modelfile, 0 if none
 	loaded   int      // the window it was last seen running with, 0 if never
 	features []string
+	quant    string // one of package offer's words, "" if unknown
 }
 
 func newNative(call *caller) *native {
@@ -100,7 +101,7 @@ func (e *native) Status(ctx context.Context) (Status, error) {
 		}
 		models[m.Name] = info
 		s.Models = append(s.Models, Model{
-			Name: m.Name, WeightsDigest: info.weights, ContextTokens: info.window(), Features: info.features,
+			Name: m.Name, WeightsDigest: info.weights, ContextTokens: info.window(), Features: info.features, Quantization: info.quant,
 		})
 	}
 	e.mu.Lock()
@@ -148,6 +149,7 @@ func learn(m api.ListModelResponse, show *api.ShowResponse) *ollamaModel {
 		digest:  m.Digest,
 		weights: weightsDigest(show.Modelfile),
 		caps:    show.Capabilities,
+		quant:   quantizationWord(strings.ToLower(show.Details.QuantizationLevel)),
 		gptOSS:  strings.EqualFold(show.Details.Family, "gptoss") || strings.EqualFold(show.Details.Family, "gpt-oss"),
 	}
 	if arch, ok := show.ModelInfo["general.architecture"].(string); ok {

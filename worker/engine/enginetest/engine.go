@@ -43,6 +43,7 @@
 package enginetest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -94,6 +95,12 @@ type Engine struct {
 	Context int
 	// Key, if set, is the bearer that callers must show.
 	Key string
+	// Weights is where the weights are from, as vLLM and llama.cpp tell it; nothing if empty.
+	Weights string
+	// Quantization is what Ollama tells of every model; Q4_K_M if empty.
+	Quantization string
+	// Version is what vLLM says; 0.28.0 if empty.
+	Version string
 
 	mu       sync.Mutex
 	broken   int // the status that every route answers, 0: none
@@ -188,10 +195,10 @@ func (e *Engine) info(w http.ResponseWriter, r *http.Request) {
 	case path == "/health" && e.Flavour != Ollama && e.Flavour != Plain:
 		answer = map[string]any{"status": "ok"}
 	case path == "/version" && e.Flavour == VLLM:
-		answer = map[string]any{"version": "0.28.0"}
+		answer = map[string]any{"version": cmp.Or(e.Version, "0.28.0")}
 	case path == "/props" && e.Flavour == LlamaCpp:
 		answer = map[string]any{
-			"build_info": "b11669", "total_slots": 4, "default_generation_settings": map[string]any{"n_ctx": e.Context / 2},
+			"build_info": "b11669", "total_slots": 4, "model_path": e.Weights, "default_generation_settings": map[string]any{"n_ctx": e.Context / 2},
 			"modalities": map[string]any{"vision": false}, "chat_template_caps": map[string]any{"supports_tools": true},
 		}
 	case path == "/metrics" && e.Flavour != Ollama && e.Flavour != Plain:
@@ -214,7 +221,7 @@ func (e *Engine) modelList() any {
 		entry := map[string]any{"id": m, "object": "model", "created": 1}
 		switch e.Flavour {
 		case VLLM, SGLang:
-			entry["owned_by"], entry["max_model_len"] = string(e.Flavour), e.Context
+			entry["owned_by"], entry["max_model_len"], entry["root"] = string(e.Flavour), e.Context, e.Weights
 		case LlamaCpp:
 			entry["owned_by"], entry["meta"] = "llamacpp", map[string]any{"n_ctx": e.Context, "n_ctx_train": 8 * e.Context}
 		}
@@ -272,7 +279,7 @@ func (e *Engine) ollamaShow(model string) any {
 	return map[string]any{
 		"modelfile":  "# Modelfile\nFROM /models/blobs/sha256-" + strings.Repeat("0b", 32) + "\nTEMPLATE x\n",
 		"parameters": "num_thread                     1\nstop                           \"<|im_end|>\"\n",
-		"details":    map[string]any{"family": "llama"}, "capabilities": capabilities,
+		"details":    map[string]any{"family": "llama", "quantization_level": cmp.Or(e.Quantization, "Q4_K_M")}, "capabilities": capabilities,
 		"model_info": map[string]any{"general.architecture": "llama", "llama.context_length": 2 * e.Context},
 	}
 }
