@@ -35,7 +35,7 @@ var plan = map[string][]string{
 	},
 	"cmd/cocoon-gateway": {
 		"attest", "attest/device", "billing/ledger", "billing/ton", "billing/ton/registry", "billing/ton/wallet",
-		"billing/treasury", "gateway", "gateway/accounts", "gateway/clerk", "internal/config", "internal/daemon",
+		"billing/treasury", "gateway", "gateway/accounts", "gateway/clerk", "gateway/wish", "internal/config", "internal/daemon",
 		"internal/nanoton", "internal/passphrase", "internal/terminal", "internal/tunnel",
 	},
 	"cmd/cocoon-worker": {
@@ -53,18 +53,21 @@ var plan = map[string][]string{
 	"gateway": {
 		"attest", "attest/channel", "attest/collateral", "attest/nvgpu", "billing", "billing/ledger", "billing/tabs", "billing/tally",
 		"billing/ton", "billing/ton/tab", "billing/ton/wallet", "billing/treasury",
-		"gateway/accounts", "gateway/clerk", "gateway/rates", "internal/passphrase", "internal/config", "internal/daemon", "internal/durable", "internal/front",
+		"gateway/accounts", "gateway/clerk", "gateway/market", "gateway/rates", "gateway/wish", "internal/passphrase", "internal/config", "internal/daemon", "internal/durable", "internal/front",
 		"internal/h1", "internal/nanoton", "internal/openai", "internal/receipt", "internal/secret", "internal/sse",
-		"internal/strictjson", "internal/treeproof", "internal/trust", "internal/tunnel", "router", "router/offer",
+		"internal/strictjson", "internal/treeproof", "internal/trust", "internal/tunnel", "router", "router/offer", "router/prefix",
 	},
 	"gateway/accounts": {"billing/ledger", "internal/nanoton", "internal/secret", "internal/strictjson", "router/offer"},
 	"gateway/clerk": {
 		"attest", "billing", "billing/ledger", "billing/tally", "internal/durable", "internal/nanoton", "internal/receipt",
 		"internal/strictjson", "router/offer",
 	},
-	"gateway/rates": {"billing/ledger", "internal/nanoton", "internal/strictjson"},
-	"router":        {"router/offer"},
-	"router/offer":  {"internal/nanoton"},
+	"gateway/market": {"internal/nanoton", "router", "router/offer"},
+	"gateway/rates":  {"billing/ledger", "internal/nanoton", "internal/strictjson"},
+	"gateway/wish":   {"internal/nanoton", "internal/openai", "router", "router/offer"},
+	"router":         {"internal/nanoton", "router/offer", "router/prefix"},
+	"router/prefix":  nil,
+	"router/offer":   {"internal/nanoton"},
 	"worker": {
 		"attest", "attest/channel", "attest/collateral", "billing/ton", "internal/config", "internal/daemon", "internal/nanoton",
 		"internal/durable", "internal/openai", "internal/receipt", "internal/strictjson", "internal/trust", "internal/tunnel", "router/offer",

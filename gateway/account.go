@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -77,6 +78,8 @@ type keyView struct {
 	Running int64           `json:"running"`
 	Budget  *budgetView     `json:"budget"`
 	Cap     accounts.Cap    `json:"price_cap_nanoton_per_mtok"`
+	// Provider is what its requests wish of a worker unless they say otherwise; see package wish.
+	Provider json.RawMessage `json:"provider,omitempty"`
 }
 
 // budgetView is how a key's budget stands.
@@ -94,6 +97,7 @@ func viewKey(k *accounts.Key, budget bool) keyView {
 	v := keyView{
 		ID: k.ID, Name: r.Name, Account: r.Account, Created: r.Created, Expires: given(r.Expires), Revoked: given(r.Revoked),
 		Scopes: r.Scopes, Models: r.Models, Limits: k.Limits(), Running: k.Running(), Cap: r.Cap,
+		Provider: r.Provider,
 	}
 	if v.Models == nil {
 		v.Models = []string{}

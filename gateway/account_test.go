@@ -322,6 +322,45 @@ func TestAdminKeys(t *testing.T) {
 	d.call(400, "GET", "/usage?by=x", "")
 }
 
+func TestAdminKeyProvider(t *testing.T) {
+	d := newDesk(t)
+	const price, sealed = `{"sort":"price"}`, `{"attestation":"sealed","max_price":{"prompt":5}}`
+	id := fmt.Sprint(d.call(200, "POST", "/keys", `{"name":"app","provider": { "sort" : "price" } }`)["id"])
+	shows := func(v map[string]any, want string) {
+		t.Helper()
+		if text, err := json.Marshal(v["provider"]); err != nil || string(text) != want {
+			t.Errorf("provider is %s, want %s", text, want)
+		}
+	}
+	shows(d.call(200, "GET", "/keys/"+id, ""), price)
+	shows(d.call(200, "PATCH", "/keys/"+id, `{"name":"new"}`), price)
+	shows(d.call(200, "PATCH", "/keys/"+id, `{"provider":`+sealed+`}`), sealed)
+	for _, tc := range []struct{ body, param string }{
+		{`{"provider":{"sort":"cost"}}`, "provider.sort"},
+		{`{"provider":{"max_price":{"prompt":0.5}}}`, "provider.max_price.prompt"},
+		{`{"provider":{"models":[]}}`, "provider.models"},
+		{`{"provider":"price"}`, "provider"},
+	} {
+		for _, where := range []struct{ method, path string }{{"PATCH", "/keys/" + id}, {"POST", "/keys"}} {
+			v := d.call(400, where.method, where.path, `{"name":"x",`+tc.body[1:])
+			if e := v["error"].(map[string]any); e["param"] != tc.param {
+				t.Errorf("%s: %v", tc.body, e)
+			}
+		}
+	}
+	v := d.call(200, "GET", "/keys/"+id, "")
+	if shows(v, sealed); v["name"] != "new" {
+		t.Error("a refused change was made in part")
+	}
+	key, err := d.api.book.Find(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shows(d.json(d.get(d.api.show, "/cocoon/v1/account", key), 200)["key"].(map[string]any), sealed)
+	shows(d.call(200, "PATCH", "/keys/"+id, `{"provider":null}`), "null")
+	d.call(404, "PATCH", "/keys/nosuchkey", `{"provider":{}}`)
+}
+
 // TestAdminKeepsWebPagesOut: no page that the operator's browser shows may change anything.
 func TestAdminKeepsWebPagesOut(t *testing.T) {
 	d := newDesk(t)

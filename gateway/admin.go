@@ -15,6 +15,7 @@ import (
 
 	"cocoon/billing/treasury"
 	"cocoon/gateway/accounts"
+	"cocoon/gateway/wish"
 	"cocoon/internal/nanoton"
 	"cocoon/internal/openai"
 	"cocoon/internal/strictjson"
@@ -265,6 +266,10 @@ func (a *adminAPI) createKey(w http.ResponseWriter, r *http.Request) {
 	if !a.read(w, r, &in) {
 		return
 	}
+	if _, e := wish.Parse(in.Provider); e != nil {
+		a.refuse(w, e)
+		return
+	}
 	text, key, err := a.book.CreateKey(r.Context(), in.Account, in.Settings)
 	if err != nil {
 		a.fail(w, err)
@@ -299,12 +304,21 @@ func (a *adminAPI) updateKey(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := chi.URLParam(r, "id")
-	a.tellKey(w, id, a.book.UpdateKey(r.Context(), id, func(s *accounts.Settings) error {
+	var refused *openai.Error
+	err := a.book.UpdateKey(r.Context(), id, func(s *accounts.Settings) error {
 		if err := strictjson.Decode(text, s); err != nil {
 			return fmt.Errorf("the body is %w: %w", accounts.ErrInvalid, err)
 		}
+		if _, refused = wish.Parse(s.Provider); refused != nil {
+			return refused
+		}
 		return nil
-	}))
+	})
+	if refused != nil {
+		a.refuse(w, refused)
+		return
+	}
+	a.tellKey(w, id, err)
 }
 
 func (a *adminAPI) rotateKey(w http.ResponseWriter, r *http.Request) {

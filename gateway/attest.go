@@ -210,7 +210,7 @@ func (s *Server) bar(m *member, why error) {
 		return
 	}
 	m.barred.Store(&why)
-	s.table.Remove(router.ID(m.ID()), m)
+	s.table.Remove(s.clock(), router.ID(m.ID()), m)
 }
 
 // loadPolicy reads the policy's file and has it count at once, with the registry's releases if there is a registry.

@@ -197,7 +197,7 @@ func (c *call) pick() (router.Lease[*member], error) {
 		if err != nil || c.key.Pays(lease.Offer.Price.WithFee(c.s.money.fee)) {
 			return lease, err
 		}
-		lease.Release(router.Served)
+		lease.Release(c.s.clock(), router.Done{Outcome: router.Unused})
 		c.want.Tried = append(c.want.Tried, lease.Worker)
 		c.dear = true
 	}
@@ -223,7 +223,7 @@ func (c *call) leave(f *failure) {
 		c.s.metrics.refused.WithLabelValues(f.reason).Inc()
 		c.logFailure(f, c.up.lease.Worker)
 	}
-	c.up.lease.Release(outcome)
+	c.up.lease.Release(c.s.clock(), router.Done{Outcome: outcome, In: c.usage.Prompt, Cached: c.usage.Cached, Out: c.usage.Completion})
 	c.up.held = false
 	c.model.outcomes[outcome].Inc()
 }

@@ -56,6 +56,10 @@ type Config struct {
 	// TON connects the ledger to the chain: deposits in, payouts out. Without it the only money is what the operator
 	// grants. It needs billing. Default none.
 	TON *TONConfig `yaml:"ton"`
+	// PublicStats shows anybody how this gateway's models were served lately (GET /cocoon/v1/stats): requests, failures,
+	// latencies, tokens and cost of 5 minutes, 30 minutes and 24 hours, and each worker's part. Where few customers ask for a
+	// model, that says how much they use it. Otherwise it takes a key. Prices are public either way. Default false.
+	PublicStats bool `yaml:"public_stats"`
 	// USD shows prices and balances in dollars too. Default none.
 	USD *USDConfig `yaml:"usd"`
 	// Enrolment says how a worker that was never seen gets in. "approve": it waits until the operator runs

@@ -44,7 +44,7 @@ type metrics struct {
 
 // modelMetrics is the counters of one model, looked up once a request.
 type modelMetrics struct {
-	outcomes       [4]prometheus.Counter // by router.Outcome
+	outcomes       [router.Outcomes]prometheus.Counter
 	ttft, duration prometheus.Observer
 	in, cached     prometheus.Counter
 	out, reasoning prometheus.Counter
@@ -118,6 +118,7 @@ func (m *metrics) model(name string) *modelMetrics {
 	}
 	for outcome, word := range map[router.Outcome]string{
 		router.Served: "served", router.ClientGone: "client_gone", router.WorkerBusy: "worker_busy", router.WorkerFault: "worker_fault",
+		router.WorkerSlow: "worker_slow", router.Unused: "unused",
 	} {
 		v.outcomes[outcome] = m.outcomes.WithLabelValues(label, word)
 	}

@@ -48,7 +48,8 @@ func (s *Server) listModels(w http.ResponseWriter, _ *http.Request) {
 	s.writeJSON(w, list)
 }
 
-// showModel answers GET /v1/models/{id}; IDs have slashes, raw or as %2F.
+// showModel answers GET /v1/models/{id}; IDs have slashes, raw or as %2F. What ends in /endpoints and is no model's ID asks for
+// the endpoints of the model before it.
 func (s *Server) showModel(w http.ResponseWriter, r *http.Request) {
 	name := chi.URLParam(r, "*")
 	if r.URL.RawPath != "" { // chi routed by the raw path
@@ -60,6 +61,10 @@ func (s *Server) showModel(w http.ResponseWriter, r *http.Request) {
 	}
 	m, ok := s.table.Model(name)
 	if !ok {
+		if stem, is := strings.CutSuffix(name, endpointsSuffix); is {
+			s.showEndpoints(w, stem)
+			return
+		}
 		s.refuse(w, s.noModel(name))
 		return
 	}
@@ -87,24 +92,36 @@ func (s *Server) describe(m router.Model) model {
 
 // noModel is why a model can't be had: nobody has it now, or nobody ever had.
 func (s *Server) noModel(name string) *openai.Error {
-	models := s.table.Models()
-	if _, recent := s.supply.since(name); recent || len(models) == 0 {
+	names := s.modelNames()
+	if _, recent := s.supply.since(name); recent || len(names) == 0 {
 		e := openai.NewError(http.StatusServiceUnavailable, "model_unavailable", "no worker serves %q right now; try again soon", clip(name, 100))
 		e.RetryAfter = 5 * time.Second
 		e.Param = "model"
 		return e
 	}
-	names := make([]string, 0, namesMax)
-	for _, m := range models[:min(len(models), namesMax)] {
-		names = append(names, m.Name)
-	}
 	more := ""
-	if len(models) > namesMax {
-		more = fmt.Sprintf(" and %d more; GET /v1/models lists all", len(models)-namesMax)
+	if len(names) > namesMax {
+		more = fmt.Sprintf(" and %d more; GET /v1/models lists all", len(names)-namesMax)
 	}
-	e := openai.NewError(http.StatusNotFound, "model_not_found", "no model %q here; there is: %s%s", clip(name, 100), strings.Join(names, ", "), more)
+	e := openai.NewError(http.StatusNotFound, "model_not_found", "no model %q here; there is: %s%s", clip(name, 100),
+		strings.Join(names[:min(len(names), namesMax)], ", "), more)
 	e.Param = "model"
 	return e
+}
+
+// modelNames are those of the models on offer, as of a second ago: whoever makes up names shall not make the gateway look
+// through all offers for each.
+func (s *Server) modelNames() []string {
+	k := &s.market.names
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now := s.clock(); len(k.list) == 0 || now-k.from >= answerFor {
+		k.from, k.list = now, nil
+		for _, m := range s.table.Models() {
+			k.list = append(k.list, m.Name)
+		}
+	}
+	return k.list
 }
 
 func (s *Server) writeJSON(w http.ResponseWriter, v any) {

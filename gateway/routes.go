@@ -52,6 +52,9 @@ func (s *Server) routes() http.Handler {
 	r.Post("/cocoon/v1/account/tab", s.with(accounts.ScopeWithdraw, account.openTab))
 	r.Get("/cocoon/v1/usage", s.with(accounts.ScopeAccount, account.usage))
 	r.Get("/cocoon/v1/prices", s.listPrices)
+	r.Get("/cocoon/v1/stats", s.listStats)
+	r.Get("/cocoon/v1/generation/{id}", s.with("", s.showGeneration))
+	r.Get("/v1/generation", s.with("", s.showGeneration))
 	r.Get("/cocoon/v1/receipts/{id}", s.withKey(s.showReceipt))
 	r.Get("/cocoon/v1/evidence/{keyset}", s.showEvidence)
 	r.Get("/cocoon/v1/log-key", s.showLogKey)
@@ -158,7 +161,7 @@ func (s *Server) withKey(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// with lets only requests pass whose key has a scope.
+// with lets only requests pass with a live key, which has the scope if one is named.
 func (s *Server) with(scope string, next func(http.ResponseWriter, *http.Request, *accounts.Key)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		key, err := s.authenticate(r, scope)

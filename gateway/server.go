@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -43,6 +44,7 @@ type Server struct {
 	cfg     Config
 	log     *slog.Logger
 	version string
+	began   time.Time // what the router's clock counts from
 
 	identity *tunnel.Identity
 	tag      [4]byte // in the names of this gateway's requests
@@ -55,6 +57,7 @@ type Server struct {
 	retries  retryBudget
 	metrics  *metrics
 	registry *prometheus.Registry
+	market   *openMarket
 	cert     atomic.Pointer[tls.Certificate]
 
 	appraiser *appraiser
@@ -70,13 +73,15 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry, version string)
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, log: log, version: version, registry: reg, table: router.NewTable[*member](),
+		cfg: cfg, log: log, version: version, registry: reg, began: time.Now(),
+		table: router.New[*member](router.Config{FeePPM: cfg.FeePPM, Seed: rand.Uint64(), Shared: cfg.Ledger != ""}),
 	}
 	s.gate = gate{workers: OpenWorkers(cfg.DataDir), auto: cfg.Enrolment == "auto"}
 	s.gate.states.Store(&map[tunnel.ID]string{})
 	s.memory.limit = int64(cfg.Limits.BufferedMiB) << 20
 	s.retries.balance.Store(retryStart)
 	s.metrics = newMetrics(reg, s)
+	s.market = newOpenMarket(reg, s)
 	return s, nil
 }
 
@@ -202,6 +207,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.money.run(tunnels) })
 	group.Go(func() error { return s.money.book.Run(ctx) })
 	group.Go(func() error { return s.refresh(ctx) })
+	group.Go(func() error { return s.tend(ctx) })
 	group.Go(func() error { return s.appraiser.store.Run(ctx) })
 	if s.basis.feed != nil {
 		group.Go(func() error { return s.watchRegistry(ctx) })

@@ -79,9 +79,9 @@ func (s *Server) offer(m *member) (all bool) {
 		sheet = &offer.Sheet{V: sheet.V, Version: sheet.Version, Name: sheet.Name, Draining: sheet.Draining, Offers: offers, Load: sheet.Load}
 	}
 	id := router.ID(m.ID())
-	s.table.Update(id, m, sheet)
+	s.table.Update(s.clock(), router.Worker[*member]{ID: id, Handle: m, Sheet: sheet, Trust: m.trust(), Machine: m.machine()})
 	if m.barred.Load() != nil { // meanwhile
-		s.table.Remove(id, m)
+		s.table.Remove(s.clock(), id, m)
 	}
 	return all
 }
@@ -97,7 +97,7 @@ func sameModels(a, b *offer.Sheet) bool {
 func (s *Server) gone(w *tunnel.Worker, _ error) {
 	id := router.ID(w.ID())
 	if m := s.appraiser.member(w); m != nil {
-		s.table.Remove(id, m)
+		s.table.Remove(s.clock(), id, m)
 		s.appraiser.forget(m)
 	}
 	s.supply.left(id)

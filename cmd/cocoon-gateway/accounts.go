@@ -23,7 +23,7 @@ const ledgerTimeout = time.Minute
 // flagsOf names the flags that a command takes besides --config and --data.
 func flagsOf(command string) []string {
 	limits := []string{"rpm", "tpm", "concurrent"}
-	key := append([]string{"name", "scopes", "models", "budget", "reset", "price-cap-in", "price-cap-out", "expires"}, limits...)
+	key := append([]string{"name", "scopes", "models", "budget", "reset", "price-cap-in", "price-cap-out", "expires", "provider"}, limits...)
 	switch command {
 	case "accounts create", "accounts limit":
 		return limits

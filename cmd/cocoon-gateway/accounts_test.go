@@ -62,6 +62,13 @@ func TestKeysCommand(t *testing.T) {
 		`^budget +2\.5 TON \(2500000000 nanoTON\), reset weekly$`, `^spent of it +0 TON`, `^starts anew +20\d\d-`, `in -, out 0\.3 TON \(300000000 nanoTON\)`)
 	s.shows(s.do("keys", "update", id[1], "--budget", "none", "--models", "all", "--rpm", "none", "--expires", "never", "--name", "new name"),
 		`^name +new name$`, `^models +all$`, `^budget +-$`, `^limits +4 at once$`, `^expires +-$`)
+	s.shows(s.do("keys", "update", id[1], "--provider", `{"sort": "price", "only": ["Berlin"]}`), `^provider +\{"sort":"price","only":\["Berlin"\]\}$`)
+	s.shows(s.do("keys", "update", id[1], "--rpm", "5"), `^provider +\{"sort"`)
+	if status, _, problem := s.try("keys", "update", id[1], "--provider", `{"max_price":{"prompt":"cheap"}}`); status != 2 ||
+		!strings.Contains(problem, "--provider: provider.max_price.prompt is not a number") {
+		t.Errorf("a wish that is none: status %d, %s", status, problem)
+	}
+	s.shows(s.do("keys", "update", id[1], "--provider", "none"), `^provider +-$`)
 	second := strings.TrimSpace(s.do("keys", "rotate", id[1], "--grace", "1h"))
 	s.shows(s.do("keys", "show", id[1]), `^an older text works until +20`)
 	for _, key := range []string{first, second} {

@@ -19,7 +19,9 @@ const usage = `cocoon-gateway: routes requests of OpenAI clients to workers.
   cocoon-gateway keys revoke ID
     settings: --name N, --models 'llama*,qwen3' or all, --scopes inference,account,withdraw,
               --budget TON or none, --reset none|daily|weekly|monthly, --expires 90d, a day or never,
-              --price-cap-in TON, --price-cap-out TON (for a million tokens), and limits
+              --price-cap-in TON, --price-cap-out TON (for a million tokens),
+              --provider JSON or none: what its requests wish of a worker unless they say otherwise, in OpenRouter's
+              words, such as '{"sort":"price","attestation":"gateway"}', and limits
     limits:   --rpm N, --tpm N (requests, tokens a minute), --concurrent N (requests at once); none takes one away
 
   cocoon-gateway usage [--account A] [--key ID] [--from DAY] [--to DAY] [--by day,account,model,key,user] [--csv]

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"cocoon/gateway/accounts"
+	"cocoon/gateway/wish"
 	"cocoon/internal/nanoton"
 )
 
@@ -151,6 +153,7 @@ func showKey(k *accounts.Key, stdout io.Writer) error {
 	fmt.Fprintf(w, "models\t%s\n", cmp.Or(strings.Join(r.Models, ", "), "all"))
 	fmt.Fprintf(w, "limits\t%s\n", limitsText(k.Limits()))
 	fmt.Fprintf(w, "price cap per million tokens\tin %s, out %s\n", capText(r.Cap.In), capText(r.Cap.Out))
+	fmt.Fprintf(w, "provider\t%s\n", cmp.Or(string(r.Provider), "-"))
 	if r.Budget == 0 {
 		fmt.Fprintf(w, "budget\t-\n")
 		return w.Flush()
@@ -190,6 +193,7 @@ func (o *options) settings(s *accounts.Settings, now time.Time) error {
 		"price-cap-in":  func(v string) error { return amountOrNone(v, &s.Cap.In) },
 		"price-cap-out": func(v string) error { return amountOrNone(v, &s.Cap.Out) },
 		"expires":       func(v string) (err error) { s.Expires, err = expiry(v, now); return err },
+		"provider":      func(v string) (err error) { s.Provider, err = provider(v); return err },
 	} {
 		if v, given := o.flags[name]; given {
 			if err := set(v); err != nil {
@@ -198,6 +202,17 @@ func (o *options) settings(s *accounts.Settings, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// provider reads default wishes; "none" is none.
+func provider(v string) (json.RawMessage, error) {
+	if v == "none" {
+		return nil, nil
+	}
+	if _, err := wish.Parse([]byte(v)); err != nil {
+		return nil, fmt.Errorf("%s: %w", err.Message, errUsage)
+	}
+	return json.RawMessage(v), nil
 }
 
 // list reads words with commas between them; "all" is none.

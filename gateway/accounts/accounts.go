@@ -7,6 +7,7 @@ package accounts
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +33,8 @@ const (
 	LimitMax = 1 << 31
 	// GraceMax bounds how long a key's old text works after a rotation: nobody needs longer to roll one out.
 	GraceMax = 90 * 24 * time.Hour
+	// ProviderMax bounds a key's default wishes, bytes.
+	ProviderMax = 16 << 10
 	// hashesMax bounds the texts of a key that work at once: the newest, and old ones in their grace.
 	hashesMax = 8
 	// amountMax bounds budgets and grants, a million TON, so that sums with them do not overflow.
@@ -145,6 +148,9 @@ type Settings struct {
 	Reset   string         `json:"reset,omitempty"`         // of the budget
 	Cap     Cap            `json:"price_cap_nanoton_per_mtok"`
 	Expires time.Time      `json:"expires,omitzero"`
+	// Provider is what the key's requests wish of a worker unless they say otherwise: a JSON object, as the provider of a
+	// request. Its members are for whoever sets it to check; here it is text. Empty or null: none.
+	Provider json.RawMessage `json:"provider,omitempty"`
 }
 
 // Cap is the most that a key's requests may cost, nanoTON per million tokens; zero is no cap.
@@ -179,7 +185,29 @@ func (s Settings) Check() error {
 			return fmt.Errorf("models %w: a pattern has 1 to %d printable bytes", ErrInvalid, PatternMax)
 		}
 	}
-	return s.Limits.check()
+	return errors.Join(s.checkProvider(), s.Limits.check())
+}
+
+func (s Settings) checkProvider() error {
+	var members map[string]json.RawMessage
+	switch {
+	case len(s.Provider) > ProviderMax:
+		return fmt.Errorf("provider %w: %d bytes, at most %d", ErrInvalid, len(s.Provider), ProviderMax)
+	case len(s.Provider) > 0 && json.Unmarshal(s.Provider, &members) != nil:
+		return fmt.Errorf("provider %w: want a JSON object", ErrInvalid)
+	}
+	return nil
+}
+
+// tidy writes the default wishes as they will be stored, so that their length is what Check sees.
+func (s *Settings) tidy() {
+	text, err := json.Marshal(s.Provider)
+	if err == nil {
+		s.Provider = text
+	}
+	if string(s.Provider) == "null" {
+		s.Provider = nil
+	}
 }
 
 func printable(s string, most int) bool {

@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 	"net/http"
@@ -38,6 +39,7 @@ type settings struct {
 	requests   *rate.Limiter
 	tokens     *rate.Limiter
 	ledgerName ledger.Account
+	provider   atomic.Pointer[any] // what ProviderOf made of the record's
 }
 
 // apply makes a record and its account count.
@@ -117,6 +119,36 @@ func matches(pattern, name string) bool {
 func (k *Key) Pays(p offer.Price) bool {
 	c := k.set.Load().record.Cap
 	return (c.In == 0 || max(p.In, p.Cached) <= c.In) && (c.Out == 0 || p.Out <= c.Out)
+}
+
+// Cap gives the most that the key pays for a million tokens, as Pays sees it: of the prompt, of what is cached of it, and
+// of the answer. One below zero is no bound.
+func (k *Key) Cap() (in, cached, out nanoton.Amount) {
+	bound := func(a nanoton.Amount) nanoton.Amount {
+		if a == 0 {
+			return -1
+		}
+		return a
+	}
+	c := k.set.Load().record.Cap
+	return bound(c.In), bound(c.In), bound(c.Out)
+}
+
+// ProviderOf gives what read makes of a key's default wishes, nil if it has none. The text is read once each time that the
+// key changes, or another T is asked for, so that a request costs no reading. It is not to be changed.
+func ProviderOf[T any](k *Key, read func(provider json.RawMessage) T) *T {
+	s := k.set.Load()
+	if len(s.record.Provider) == 0 {
+		return nil
+	}
+	if p := s.provider.Load(); p != nil {
+		if t, ok := (*p).(*T); ok {
+			return t
+		}
+	}
+	t := new(read(s.record.Provider))
+	s.provider.Store(new(any(t)))
+	return t
 }
 
 // What a Denial is about.

@@ -98,6 +98,7 @@ func (b *Book) CreateKey(ctx context.Context, account string, s Settings) (secre
 	if len(s.Scopes) == 0 {
 		s.Scopes = []string{ScopeInference, ScopeAccount}
 	}
+	s.tidy()
 	if err := s.Check(); err != nil {
 		return secret.Key{}, nil, err
 	}
@@ -146,6 +147,7 @@ func (b *Book) UpdateKey(ctx context.Context, id string, change func(*Settings) 
 		if err := change(&r.Settings); err != nil {
 			return err
 		}
+		r.tidy()
 		return r.Settings.Check()
 	})
 }

@@ -1,0 +1,139 @@
+package router
+
+import (
+	"math"
+	"time"
+)
+
+// Weight is what one sort of caller cares about. The score of an endpoint is, lower is better,
+//
+//	J = [Price * P/P_ref + Second * (First*ttft + decode + Imposed*imposed)] / (1 - failures)^1.5
+//
+//	ttft    = wait + (queued + new + 150) / rate
+//	decode  = out * step * (1 + slope*(inflight+1))
+//	imposed = inflight * ((new+150)/rate + out*step*slope/2)     seconds that it costs the others there
+//	P       = new*in + cached*cached_price + out*out_price       P_ref: the same at the market's median prices
+type Weight struct {
+	// Price weighs the price, in units of what the median worker asks for the same.
+	Price float64
+	// Second is what a second is worth in those units; First multiplies those before the first token, Imposed those that
+	// others wait longer.
+	Second, First, Imposed float64
+	// Room is the share of a worker's capacity that the sort may use: when workers are full those that pay least are sent
+	// away first.
+	Room float64
+}
+
+// Weights has one Weight for each Sort.
+type Weights [sorts]Weight
+
+// DefaultWeights are those that the simulator was tuned with: see docs/routing.md.
+func DefaultWeights() Weights {
+	return Weights{
+		Balanced:   {Price: 1, Second: 0.7, First: 3, Imposed: 1, Room: 0.95},
+		Price:      {Price: 1, Second: 0.05, First: 10, Imposed: 1, Room: 0.8},
+		Throughput: {Price: 0.01, Second: 0.7, First: 3, Imposed: 1, Room: 1},
+		Latency:    {Price: 0.01, Second: 0.7, First: 10, Imposed: 1, Room: 1},
+	}
+}
+
+const (
+	// rankStep is above any score: who has a worse rank comes after all with a better one.
+	rankStep = 1e9
+	// homeWarm is how much of a conversation's history its home is taken to have, and homeDraw what a new conversation's
+	// score is multiplied by there: it is where other gateways will look for it.
+	homeWarm = 0.8
+	homeDraw = 0.97
+)
+
+// query is one pick's question, the same for all endpoints.
+type query struct {
+	*Request
+	wish    *Wish
+	model   *model
+	market  *market
+	now     time.Duration
+	sort    Sort
+	weight  Weight
+	tokens  float64 // of the prompt, estimated
+	out     float64 // of the answer, expected
+	service float64 // mean answer's tokens, for those who wait before us
+	refer   float64 // what the median asks, nanoTON; 0: all is free
+	pricing float64 // what a nanoTON adds to the score
+}
+
+// bid is what an endpoint promises for a request.
+type bid struct {
+	score  float64
+	price  float64 // nanoTON
+	ttft   float64 // seconds
+	total  float64 // seconds, to the last token
+	work   float64 // prompt tokens before and in the request, with setupTokens
+	cached float64 // tokens
+}
+
+// reference works out what the median worker asks for the request.
+func (q *query) reference() {
+	q.service = math.Float64frombits(q.model.out.Load())
+	q.refer = q.tokens*q.market.in + q.out*q.market.out
+	if q.refer > 0 {
+		q.pricing = q.weight.Price / q.refer
+	}
+}
+
+// bid works out what an endpoint promises, that has so many tokens of the prompt already. It is the hot path's inner
+// loop: a few loads and some 40 operations.
+func (q *query) bid(e *endpoint, cached float64, b *bid) {
+	perToken, step := unpack(e.speed.pace.Load())
+	slope, toll := unpack(e.speed.way.Load())
+	inflight := float64(e.live.inflight.Load() + e.live.others.Load())
+	fresh := q.tokens - cached
+	prefill := (fresh + setupTokens) * perToken
+	ahead := float64(e.live.pending.Load() + e.live.ahead.Load())
+	b.cached, b.work = cached, ahead+fresh+setupTokens
+	b.ttft = ahead*perToken + prefill
+	beside := inflight
+	if inflight >= e.slots { // one before us has to end for each that is ahead
+		b.ttft += (inflight - e.slots + 1) / e.slots * q.service * step * (1 + slope*e.slots)
+		beside = e.slots - 1
+	}
+	b.price = fresh*e.in + cached*e.cached + q.out*e.out
+	answer := q.out * step
+	decode := answer * (1 + slope*(beside+1))
+	b.total = b.ttft + decode
+	imposed := beside * (prefill + answer*slope/2)
+	b.score = (q.weight.Second*(q.weight.First*b.ttft+decode+q.weight.Imposed*imposed) + q.pricing*b.price) * toll
+	if e.live.silent.Load() {
+		b.score *= silenceToll
+	}
+}
+
+// rank puts endpoints behind all others: 0 is the best.
+func (q *query) rank(e *endpoint, b *bid) (rank float64) {
+	if e.live.inflight.Load()+e.live.others.Load() >= e.live.soft.Load() {
+		rank++
+	}
+	if int64(q.tokens+q.out) > e.context {
+		rank++
+	}
+	if q.Needs&featuresHard&^e.features != 0 {
+		rank++
+	}
+	if q.wish == nil {
+		return rank
+	}
+	if len(q.wish.Order) > 0 { // each step of the caller's order weighs more than all else
+		at := place(q.wish.Order, e.worker.id, e.worker.name)
+		if at < 0 {
+			at = len(q.wish.Order)
+		}
+		rank += 8 * float64(at)
+	}
+	if q.wish.MaxLatency > 0 && b.ttft > q.wish.MaxLatency.Seconds() {
+		rank++
+	}
+	if q.wish.MinThroughput > 0 && b.total-b.ttft > q.out/q.wish.MinThroughput {
+		rank++
+	}
+	return rank
+}
