@@ -64,3 +64,22 @@ func (s *speed) outcome(now time.Duration, failed bool) {
 
 // unprobed gives back a probe that came to nothing: the next pick may try.
 func (s *speed) unprobed(now time.Duration) { s.open.CompareAndSwap(s.open.Load(), int64(max(now, 1))) }
+
+// Breakers counts the endpoints by what their breakers do: closed ones take requests, open ones none, and half-open ones
+// one, to see what becomes of it.
+func (t *table) Breakers(now time.Duration) (closed, open, half int) {
+	for _, m := range *t.models.Load() {
+		all := m.market.Load().endpoints
+		for i := range all {
+			switch until := all[i].speed.open.Load(); {
+			case until == 0:
+				closed++
+			case until > int64(now):
+				open++
+			default:
+				half++
+			}
+		}
+	}
+	return closed, open, half
+}

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -151,7 +152,7 @@ func (s *speed) tell(name string, priors uint64) Demand {
 	usualRate, usualStep := unpack(priors)
 	d := Demand{
 		Model: name,
-		TTFT:  seconds((typicalIn + setupTokens) * perToken), TypicalTTFT: seconds((typicalIn + setupTokens) / usualRate),
+		TTFT:  seconds(typicalIn*perToken + math.Float64frombits(s.base.Load())), TypicalTTFT: seconds(typicalIn / usualRate),
 		Speed: 1 / step, TypicalSpeed: 1 / usualStep,
 	}
 	sum := int64(0)

@@ -2,6 +2,7 @@ package router
 
 import (
 	"math"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,57 +10,74 @@ import (
 
 // What is learned is learned from what the gateway measures itself: a worker's own word on its speed counts for nothing.
 const (
-	// keep is what remains of a sum with each sample, and fadeAfter the time after which an e-th remains.
-	keep      = 0.97
-	fadeAfter = 30 * time.Second
-	// A quotient moves at once to the last few samples when turnSamples in a row differ from it by turnFactor: a GPU that
-	// another tenant shares is several times slower from one moment to the next.
-	turnSamples = 3
-	turnFactor  = 2
-	recentKeep  = 0.5
+	// fadeAfter is the time after which an e-th of a sample's weight remains.
+	fadeAfter = 15 * time.Second
+	// A quotient moves at once to the last moments when these differ from it by turnFactor for turnAfter: a GPU that another
+	// tenant shares is several times slower from one moment to the next.
+	turnAfter  = 1500 * time.Millisecond
+	turnFactor = 2.0
+	// failKeep is what remains of failures with each request, failFade the time after which an e-th remains.
+	failKeep = 0.97
+	failFade = 30 * time.Second
 	// enough is how many samples a quotient needs before others are compared with it.
 	enough = 5
-	// setupTokens is what a request costs before its first token beside its prompt, in tokens of prompt.
-	setupTokens = 150
 
 	// What a table begins with, before anything was measured.
 	firstRate  = 4000.0 // prompt tokens a second
 	firstStep  = 0.02   // seconds a token
+	firstBase  = 0.05   // seconds before anything is read
 	firstSlope = 0.03   // by how much a request beside it slows another down
-	slopeMax   = 2.0
-	// ridge holds the slope to firstSlope until samples at different loads weigh more, in tokens.
-	ridge = 400
+	// slopeMax is that of an engine that serves one request after the other's token, and slopeMin of one that hardly minds.
+	slopeMin, slopeMax = 0.002, 2.0
+	// ridge holds the slope to firstSlope until samples at different loads weigh more, in tokens; slopeKeep is what remains of
+	// it with each sample. Reading prompts slows streams down too, and comes with load: it must not pass for the slope.
+	ridge     = 100_000
+	slopeKeep = 0.998
+	// fitKeep is what remains of what is known of first tokens with each sample, fitRidge holds the rate to the prior's, as
+	// much as ten samples that differ by 1,000 tokens, and fitRange bounds it to so many times as fast.
+	fitKeep  = 0.97
+	fitRidge = 10 * 1000 * 1000
+	fitRange = 20
+	// ages are the classes of how old blocks are in a worker's cache: each is twice as old as the one before.
+	ages = 14
+	// hitWeight is how much it takes to learn that promised blocks are gone, tokens.
+	hitWeight = 500
 )
 
-// quotient is a ratio of two sums that fade with each sample and with time. It is right where a mean of ratios is not:
-// a long prompt says more than a short one.
+// quotient is a ratio of two sums that fade with time. It is right where a mean of ratios is not: a long prompt says more
+// than a short one.
 type quotient struct {
-	num, den       float64
-	rnum, rden     float64 // of the last few samples
-	at             time.Duration
-	samples, turns int
+	num, den   float64
+	with       float64 // den times the load that each sample came with
+	recent     [3]float64
+	at, astray time.Duration // of the last sample; since when the last moments differ, 0: they don't
+	samples    int
 }
 
 // begin sets what is taken for true before there are samples; it weighs as much as one of this size.
 func (q *quotient) begin(num, den float64) {
-	*q = quotient{num: num, den: den, rnum: num, rden: den}
+	*q = quotient{num: num, den: den, recent: [3]float64{num, den}}
 }
 
-// add takes a sample in. It is true when the quotient has turned: what was known before is void.
-func (q *quotient) add(now time.Duration, num, den float64) (turned bool) {
-	k := keep * math.Exp(-float64(max(now-q.at, 0))/float64(fadeAfter))
+// add takes a sample in, that came with a load. It is true when the quotient has turned: what was known before is void.
+func (q *quotient) add(now time.Duration, num, den, load float64) (turned bool) {
+	gap := float64(max(now-q.at, 0))
 	q.at = now
 	q.samples++
-	q.num, q.den = q.num*k+num, q.den*k+den
-	q.rnum, q.rden = q.rnum*recentKeep+num, q.rden*recentKeep+den
-	if sample, mean := num/den, q.value(); sample < mean*turnFactor && sample > mean/turnFactor {
-		q.turns = 0
+	k, r := math.Exp(-gap/float64(fadeAfter)), math.Exp(-gap/float64(turnAfter))
+	q.num, q.den, q.with = q.num*k+num, q.den*k+den, q.with*k+den*load
+	q.recent = [3]float64{q.recent[0]*r + num, q.recent[1]*r + den, q.recent[2]*r + den*load}
+	if ratio := q.recent[0] / q.recent[1] / q.value(); ratio < turnFactor && ratio > 1/turnFactor {
+		q.astray = 0
 		return false
 	}
-	if q.turns++; q.turns < turnSamples {
+	if q.astray == 0 {
+		q.astray = now
+	}
+	if now-q.astray < turnAfter {
 		return false
 	}
-	q.num, q.den, q.turns = q.rnum, q.rden, 0
+	q.num, q.den, q.with, q.astray = q.recent[0], q.recent[1], q.recent[2], 0
 	return true
 }
 
@@ -68,23 +86,24 @@ func (q *quotient) value() float64 { return q.num / q.den }
 // speed is what is learned of one model on one machine.
 type speed struct {
 	// What every pick reads: pairs of float32 in one word each.
-	pace atomic.Uint64 // seconds a token of the prompt, and of the answer
-	way  atomic.Uint64 // slope; toll, what failures multiply the score by
-	warm atomic.Uint64 // float64: how much of what the prefix index promises is found
-	open atomic.Int64  // the breaker: 0 closed, else open until then (time.Duration)
-	old  atomic.Bool   // few or no fresh samples
+	pace atomic.Uint64       // seconds a token of the prompt, and of the answer
+	way  atomic.Uint64       // slope; toll, what failures multiply the score by
+	base atomic.Uint64       // float64: seconds before anything is read, the way there and back among them
+	open atomic.Int64        // the breaker: 0 closed, else open until then (time.Duration)
+	warm [ages]atomic.Uint64 // float64: how much of what the prefix index promises is found, by its age
+	old  atomic.Bool         // few or no fresh samples
 
 	model  string
 	holder uint32 // its number in the prefix index
-
 	demand demand
 
 	mu   sync.Mutex // of what follows; a request's samples, never a pick's
-	rate quotient   // prompt tokens by seconds
-	step quotient   // seconds by tokens, each weighed with 1 + slope * requests beside it
-	hits quotient   // tokens found by tokens promised
-	fail quotient   // failures by requests
-	line line
+	rate quotient   // seconds by prompt tokens: only to notice that the machine is another one now
+	fit  fit        // seconds to the first token over prompt tokens
+	step quotient   // seconds by tokens of an answer
+	line line       // the same over requests beside it
+	hits [ages]quotient
+	fail quotient // failures by requests
 	trip trip
 }
 
@@ -93,12 +112,11 @@ type line struct{ w, x, y, xx, xy float64 }
 
 // add takes a sample of so many tokens in.
 func (l *line) add(tokens, inflight, perToken float64) {
-	const k = 0.99
-	l.w = l.w*k + tokens
-	l.x = l.x*k + tokens*inflight
-	l.y = l.y*k + tokens*perToken
-	l.xx = l.xx*k + tokens*inflight*inflight
-	l.xy = l.xy*k + tokens*inflight*perToken
+	l.w = l.w*slopeKeep + tokens
+	l.x = l.x*slopeKeep + tokens*inflight
+	l.y = l.y*slopeKeep + tokens*perToken
+	l.xx = l.xx*slopeKeep + tokens*inflight*inflight
+	l.xy = l.xy*slopeKeep + tokens*inflight*perToken
 }
 
 // slope is by how much one request more slows a token down, relative to a machine with none.
@@ -110,17 +128,47 @@ func (l *line) slope() float64 {
 	prior := firstSlope * y / (1 + firstSlope*x)
 	b := (l.xy - l.w*x*y + ridge*prior) / (l.xx - l.w*x*x + ridge)
 	a := max(y-b*x, y/(1+slopeMax*(x+1)))
-	return min(max(b/a, 0.002), slopeMax)
+	return min(max(b/a, slopeMin), slopeMax)
+}
+
+// fit fits the seconds to a first token over the prompt tokens that are read before it.
+type fit struct{ n, x, y, xx, xy, prior float64 }
+
+// add takes a sample in. Its relative error counts, so that one busy moment does not drown the rest.
+func (f *fit) add(tokens, seconds float64) {
+	w := 1 / (firstBase + seconds)
+	f.n = f.n*fitKeep + w
+	f.x = f.x*fitKeep + w*tokens
+	f.y = f.y*fitKeep + w*seconds
+	f.xx = f.xx*fitKeep + w*tokens*tokens
+	f.xy = f.xy*fitKeep + w*tokens*seconds
+}
+
+// line is the seconds without any token, and those for each.
+func (f *fit) line() (base, perToken float64) {
+	if f.n == 0 {
+		return firstBase, f.prior
+	}
+	x, y := f.x/f.n, f.y/f.n
+	perToken = (f.xy - f.n*x*y + fitRidge*f.prior) / (f.xx - f.n*x*x + fitRidge)
+	perToken = max(perToken, f.prior/fitRange)
+	if base = y - perToken*x; base > 0 {
+		return base, perToken
+	}
+	return 0, max(y/max(x, 1), f.prior/fitRange)
 }
 
 // newSpeed begins with what is typical for the model.
 func newSpeed(model string, holder uint32, rate, step float64) *speed {
 	s := &speed{model: model, holder: holder}
-	s.rate.begin(1000, 1000/rate)
+	s.rate.begin(1000/rate, 1000)
+	s.fit.prior = 1 / rate
 	s.step.begin(100*step, 100)
-	s.hits.begin(1, 1)
 	s.fail.begin(0, 5)
-	s.warm.Store(math.Float64bits(1))
+	for i := range s.hits {
+		s.hits[i].begin(hitWeight, hitWeight)
+		s.warm[i].Store(math.Float64bits(1))
+	}
 	s.old.Store(true)
 	s.publish()
 	return s
@@ -130,7 +178,10 @@ func newSpeed(model string, holder uint32, rate, step float64) *speed {
 func (s *speed) firstToken(now time.Duration, work, seconds float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rate.add(now, work, max(seconds, 1e-4))
+	if s.rate.add(now, seconds, max(work, 1), 0) {
+		s.fit = fit{prior: s.fit.prior}
+	}
+	s.fit.add(work, seconds)
 	s.publish()
 }
 
@@ -139,46 +190,54 @@ func (s *speed) tokens(now time.Duration, n, seconds, inflight float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.line.add(n, inflight, seconds/n)
-	if s.step.add(now, seconds, n*(1+s.line.slope()*inflight)) {
-		s.line = line{}
-	}
+	s.step.add(now, seconds, n, inflight)
 	s.publish()
 }
 
-// ended learns from how a request ended, and whether its worker is to blame.
+// perToken is the seconds a token of an answer takes that has the machine to itself. The caller holds mu.
+func (s *speed) perToken() float64 { return s.step.num / (s.step.den + s.line.slope()*s.step.with) }
+
+// ended learns from how a request ended, and whether its worker is to blame. The caller holds mu.
 func (s *speed) ended(now time.Duration, failed bool) {
 	n := 0.0
 	if failed {
 		n = 1
 	}
-	k := keep * math.Exp(-float64(max(now-s.fail.at, 0))/float64(fadeAfter))
+	k := failKeep * math.Exp(-float64(max(now-s.fail.at, 0))/float64(failFade))
 	s.fail.num, s.fail.den, s.fail.at = s.fail.num*k+n, s.fail.den*k+1, now
 }
 
-// found learns how much of a promised prefix the engine had.
-func (s *speed) found(now time.Duration, promised, cached float64) {
+// found learns how much of a promised prefix the engine had, that was so old.
+func (s *speed) found(now time.Duration, age int, promised, cached float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.hits.add(now, min(cached, promised), promised)
-	s.warm.Store(math.Float64bits(min(max(s.hits.value(), 0), 1)))
+	i := ageOf(age)
+	s.hits[i].add(now, min(cached, promised), promised, 0)
+	s.warm[i].Store(math.Float64bits(min(max(s.hits[i].value(), 0), 1)))
 }
+
+// ageOf is the class of an age in blocks.
+func ageOf(age int) int { return min(bits.Len(uint(age)>>2), ages-1) }
 
 // settle lets failures fade while nothing is asked of the worker. Called from time to time.
 func (s *speed) settle(now time.Duration) (rate, step float64, sampled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sampled = s.rate.samples >= enough && s.step.samples >= enough
-	s.old.Store(!sampled || now-s.rate.at > fadeAfter)
+	s.old.Store(!sampled || now-s.rate.at > 2*fadeAfter)
 	s.publishFaded(now)
-	return s.rate.value(), s.step.value(), sampled
+	_, perToken := s.fit.line()
+	return 1 / perToken, s.perToken(), sampled
 }
 
 func (s *speed) publish() { s.publishFaded(s.fail.at) }
 
 // publishFaded shows picks what is known. The caller holds mu.
 func (s *speed) publishFaded(now time.Duration) {
-	s.pace.Store(pack(1/s.rate.value(), s.step.value()))
-	k := math.Exp(-float64(max(now-s.fail.at, 0)) / float64(fadeAfter))
+	base, perToken := s.fit.line()
+	s.pace.Store(pack(perToken, s.perToken()))
+	s.base.Store(math.Float64bits(base))
+	k := math.Exp(-float64(max(now-s.fail.at, 0)) / float64(failFade))
 	err := min(s.fail.num*k/(s.fail.den*k+1), 0.98)
 	s.way.Store(pack(s.line.slope(), math.Pow(1-err, -1.5)))
 }

@@ -71,7 +71,8 @@ type Grant struct {
 	fresh    int64 // prompt tokens counted as pending
 	ttft     float64
 	total    float64
-	promised float64
+	promised float64 // tokens that the prefix index said were cached, and their age
+	age      int
 	tenant   uint64
 	bytes    int64
 	beside   int64 // requests beside it when it began
@@ -162,7 +163,7 @@ func (l *Grant) learn(now time.Duration, d Done) {
 	fold(&l.model.ratio, meanKeep, min(max(float64(l.bytes)/float64(d.In), bytesLeast), bytesMost))
 	fold(&l.model.prompt, meanKeep, float64(max(d.In-d.Cached, 0)))
 	if l.promised >= promisedMin {
-		l.speed.found(now, l.promised, float64(d.Cached))
+		l.speed.found(now, l.age, l.promised, float64(d.Cached))
 	}
 	if l.first == 0 && d.Out >= sampleTokens { // not streamed: all that is known is when it was whole
 		if whole := (now - l.sent).Seconds() - l.ttft; whole > 0 {

@@ -215,14 +215,17 @@ func (s *scan) has(e *endpoint, at int32) float64 {
 		if s.hits[i].Holder != e.holder {
 			continue
 		}
-		ratio := math.Float64frombits(s.model.ratio.Load())
-		cached := float64(s.hits[i].Blocks*prefix.BlockBytes) / ratio
-		return min(cached*math.Float64frombits(e.speed.warm.Load()), max(s.tokens-1, 0))
+		return s.promised(&s.hits[i]) * math.Float64frombits(e.speed.warm[ageOf(s.hits[i].Age)].Load())
 	}
 	if at == s.home && s.History && s.nhits == 0 {
 		return homeWarm * max(s.tokens-s.model.promptMean(), 0)
 	}
 	return 0
+}
+
+// promised is how many tokens of the prompt a hit stands for.
+func (s *scan) promised(h *prefix.Hit) float64 {
+	return min(float64(h.Blocks*prefix.BlockBytes)/math.Float64frombits(s.model.ratio.Load()), max(s.tokens-1, 0))
 }
 
 // promptMean is how many tokens of a prompt are new, in the mean.
@@ -330,7 +333,12 @@ func (t *table) lease(s *scan, place int, l *Grant) {
 	l.Worker, l.Offer, l.Price, l.handle = e.worker.id, e.offer, e.price, e.worker.handle
 	l.table, l.model, l.live, l.speed = t, s.model, e.live, e.speed
 	l.sent, l.work, l.fresh, l.ttft, l.total = s.now, b.work, fresh, b.ttft, b.total
-	l.tenant, l.bytes, l.promised, l.beside = s.Tenant, s.Bytes, b.cached, beside
+	l.tenant, l.bytes, l.beside = s.Tenant, s.Bytes, beside
+	for i := range s.nhits {
+		if s.hits[i].Holder == e.holder {
+			l.promised, l.age = s.promised(&s.hits[i]), s.hits[i].Age
+		}
+	}
 	l.queued = float64(beside+e.live.others.Load()) >= e.slots
 	e.live.pending.Add(fresh)
 	e.live.used.Store(int64(s.now))

@@ -7,18 +7,23 @@ import (
 
 // Weight is what one sort of caller cares about. The score of an endpoint is, lower is better,
 //
-//	J = [Price * P/P_ref + Second * (First*ttft + decode + Imposed*imposed)] / (1 - failures)^1.5
+//	J = [Price * P/P_ref + Second * (First*ttft + decode + Imposed*imposed + Anew*anew)] / (1 - failures)^1.5
 //
-//	ttft    = wait + (queued + new + 150) / rate
-//	decode  = out * step * (1 + slope*(inflight+1))
-//	imposed = inflight * ((new+150)/rate + out*step*slope/2)     seconds that it costs the others there
-//	P       = new*in + cached*cached_price + out*out_price       P_ref: the same at the market's median prices
+//	ttft    = base + wait + (queued + new) / rate
+//	decode  = out * step * (1 + slope*(beside+1))
+//	imposed = beside * (new/rate + out*step*slope/2)          seconds that it costs the others there
+//	anew    = new / typical rate                              seconds of some machine, and of what its cache held
+//	P       = new*in + cached*cached_price + out*out_price    P_ref: the same at the market's median prices
+//
+// wait is for a slot, beside the requests that run there. anew is what keeps conversations where they are: a prompt that
+// is read a second time elsewhere costs its place in a second cache, and whoever had that place reads anew in turn. Under
+// load that decides between two states that both last, one with warm caches and one without.
 type Weight struct {
 	// Price weighs the price, in units of what the median worker asks for the same.
 	Price float64
 	// Second is what a second is worth in those units; First multiplies those before the first token, Imposed those that
-	// others wait longer.
-	Second, First, Imposed float64
+	// others wait longer, Anew those that it takes to read what another worker may have.
+	Second, First, Imposed, Anew float64
 	// Room is the share of a worker's capacity that the sort may use: when workers are full those that pay least are sent
 	// away first.
 	Room float64
@@ -30,10 +35,10 @@ type Weights [sorts]Weight
 // DefaultWeights are those that the simulator was tuned with: see docs/routing.md.
 func DefaultWeights() Weights {
 	return Weights{
-		Balanced:   {Price: 1, Second: 0.7, First: 3, Imposed: 1, Room: 0.95},
-		Price:      {Price: 1, Second: 0.05, First: 10, Imposed: 1, Room: 0.8},
-		Throughput: {Price: 0.01, Second: 0.7, First: 3, Imposed: 1, Room: 1},
-		Latency:    {Price: 0.01, Second: 0.7, First: 10, Imposed: 1, Room: 1},
+		Balanced:   {Price: 1, Second: 0.7, First: 3, Imposed: 3, Anew: 20, Room: 0.95},
+		Price:      {Price: 1, Second: 0.05, First: 10, Imposed: 3, Anew: 20, Room: 0.8},
+		Throughput: {Price: 0.01, Second: 0.7, First: 3, Imposed: 3, Anew: 20, Room: 1},
+		Latency:    {Price: 0.01, Second: 0.7, First: 10, Imposed: 3, Anew: 20, Room: 1},
 	}
 }
 
@@ -60,6 +65,7 @@ type query struct {
 	service float64 // mean answer's tokens, for those who wait before us
 	refer   float64 // what the median asks, nanoTON; 0: all is free
 	pricing float64 // what a nanoTON adds to the score
+	anew    float64 // what a token adds to the seconds that is read anew
 }
 
 // bid is what an endpoint promises for a request.
@@ -68,7 +74,7 @@ type bid struct {
 	price  float64 // nanoTON
 	ttft   float64 // seconds
 	total  float64 // seconds, to the last token
-	work   float64 // prompt tokens before and in the request, with setupTokens
+	work   float64 // prompt tokens before and in the request
 	cached float64 // tokens
 }
 
@@ -76,6 +82,8 @@ type bid struct {
 func (q *query) reference() {
 	q.service = math.Float64frombits(q.model.out.Load())
 	q.refer = q.tokens*q.market.in + q.out*q.market.out
+	rate, _ := unpack(q.model.priors.Load())
+	q.anew = q.weight.Anew / rate
 	if q.refer > 0 {
 		q.pricing = q.weight.Price / q.refer
 	}
@@ -88,10 +96,10 @@ func (q *query) bid(e *endpoint, cached float64, b *bid) {
 	slope, toll := unpack(e.speed.way.Load())
 	inflight := float64(e.live.inflight.Load() + e.live.others.Load())
 	fresh := q.tokens - cached
-	prefill := (fresh + setupTokens) * perToken
+	prefill := fresh * perToken
 	ahead := float64(e.live.pending.Load() + e.live.ahead.Load())
-	b.cached, b.work = cached, ahead+fresh+setupTokens
-	b.ttft = ahead*perToken + prefill
+	b.cached, b.work = cached, ahead+fresh
+	b.ttft = math.Float64frombits(e.speed.base.Load()) + ahead*perToken + prefill
 	beside := inflight
 	if inflight >= e.slots { // one before us has to end for each that is ahead
 		b.ttft += (inflight - e.slots + 1) / e.slots * q.service * step * (1 + slope*e.slots)
@@ -102,7 +110,8 @@ func (q *query) bid(e *endpoint, cached float64, b *bid) {
 	decode := answer * (1 + slope*(beside+1))
 	b.total = b.ttft + decode
 	imposed := beside * (prefill + answer*slope/2)
-	b.score = (q.weight.Second*(q.weight.First*b.ttft+decode+q.weight.Imposed*imposed) + q.pricing*b.price) * toll
+	seconds := q.weight.First*b.ttft + decode + q.weight.Imposed*imposed + q.anew*fresh
+	b.score = (q.weight.Second*seconds + q.pricing*b.price) * toll
 	if e.live.silent.Load() {
 		b.score *= silenceToll
 	}

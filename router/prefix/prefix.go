@@ -48,6 +48,8 @@ type Holder uint32
 type Hit struct {
 	Holder Holder
 	Blocks int
+	// Age is how many blocks came to the front of the holder's cache since these were there.
+	Age int
 }
 
 // Config is how large an index is.
@@ -151,7 +153,7 @@ func (x *Index) collect(b Block, depth int, hits []Hit, n int) int {
 			break
 		}
 		if x.fresh(w, hits[:n]) {
-			hits[n] = Hit{w.holder(), depth}
+			hits[n] = Hit{w.holder(), depth, int(x.holder(w.holder()).place(w) / unit)}
 			n++
 		}
 	}

@@ -11,7 +11,33 @@ import (
 // find is what the index says of a prompt, in a slice of its own.
 func find(x *prefix.Index, blocks []prefix.Block, room int) []prefix.Hit {
 	hits := make([]prefix.Hit, room)
-	return hits[:x.Find(blocks, hits)]
+	hits = hits[:x.Find(blocks, hits)]
+	for i := range hits {
+		hits[i].Age = 0 // see TestAge
+	}
+	return hits
+}
+
+// TestAge has a prompt grow old: by each block that is new to its holder, and not by those of others.
+func TestAge(t *testing.T) {
+	x := prefix.New(prefix.Config{})
+	x.Resize(1, 1000)
+	x.Resize(2, 1000)
+	old := x.Hash(nil, 1, make([]byte, 4*prefix.BlockBytes))
+	x.Add(1, old)
+	for i := range uint64(5) {
+		x.Add(2, x.Hash(nil, 100+i, make([]byte, 9*prefix.BlockBytes)))
+	}
+	var hits [1]prefix.Hit
+	if x.Find(old, hits[:]); hits[0].Age > 4 {
+		t.Errorf("new: age %d, want that of the prompt itself at most", hits[0].Age)
+	}
+	for i := range uint64(10) {
+		x.Add(1, x.Hash(nil, 2+i, make([]byte, 5*prefix.BlockBytes)))
+	}
+	if x.Find(old, hits[:]); hits[0].Age < 50 || hits[0].Age > 54 {
+		t.Errorf("after 50 blocks: age %d", hits[0].Age)
+	}
 }
 
 // has is how many blocks of a prompt the index gives to a holder.

@@ -19,7 +19,7 @@ func TestTakenBack(t *testing.T) {
 	}
 	var hits [3]Hit
 	x.name(slot, old, pack(2, x.holder(2).clock.Load()))
-	if n := x.Find([]Block{next}, hits[:]); n != 1 || hits[0] != (Hit{1, 1}) {
+	if n := x.Find([]Block{next}, hits[:]); n != 1 || hits[0].Holder != 1 || hits[0].Blocks != 1 {
 		t.Errorf("found %v", hits[:n])
 	}
 	// The word that was taken back is nobody's, and the first that another takes in a full slot.
