@@ -20,7 +20,7 @@ need = command -v $(1) >/dev/null 2>&1 || { echo "make: no $(1) command: $(2)" >
 export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test engine node tolk contracts check format bench fuzz clean go
+.PHONY: help run build test engine node tolk contracts check format bench sim fuzz clean go
 
 help:
 	@echo "make run     build, start gateway, worker and engine on this machine, and say how to use them"
@@ -31,6 +31,7 @@ help:
 	@echo "make contracts  compile the smart contracts again (needs npm)"
 	@echo "make fuzz    each fuzz target for FUZZTIME=$(FUZZTIME)"
 	@echo "make bench   the gateway beside nginx, a plain proxy and a direct connection"
+	@echo "make sim     the router in a simulated market, beside other policies: docs/routing.md"
 	@echo "make clean   remove $(BIN)/ and data/"
 
 go:
@@ -53,6 +54,8 @@ test: engine node tolk
 	@CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./...
 	@echo "testing every crash point of what moves money on the chain, without the race detector, which is six times slower"
 	@$(GO) test -run Crash ./billing/treasury ./billing/tabs
+	@echo "testing the router in simulated markets, without the race detector"
+	@$(GO) test ./router/sim
 
 # The engine of the tests, a real Ollama: minutes the first time, then nothing.
 engine: go
@@ -105,6 +108,11 @@ format: go
 bench: build
 	@echo "measuring: takes minutes, wants an idle machine"
 	@$(GO) run ./internal/bench
+
+# The market simulator: the same seeds give the same tables and plots.
+sim: go
+	@echo "simulating markets: takes minutes"
+	@$(GO) run ./router/sim/report -docs docs
 
 fuzz: go
 	@found=; for file in $$(grep -rl --include='*_test.go' --exclude-dir=node_modules --exclude-dir=data '^func Fuzz' .); do \

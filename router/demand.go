@@ -100,13 +100,15 @@ func (s *scan) weigh(at int32, winner *endpoint, best, second float64) {
 	if s.refer <= 0 || b.price <= 0 || s.weight.Price <= 0 {
 		return
 	}
+	_, step := unpack(e.speed.pace.Load())
+	premium := e.dear * min(1, step*s.worth)
+	// The score is (part + rest) * toll * over: the highest price is looked for at which it meets the best other one.
 	_, toll := unpack(e.speed.way.Load())
-	// The score is (Price*P/P_ref + rest) * toll: solved for the P at which it meets the best other one.
-	part := s.weight.Price * b.price / s.refer
-	ratio := (best/toll - (b.score/toll - part)) / part
+	part := s.pricing * b.price * toll
+	rest := b.score/s.over(premium) - part
 	all := steps()
 	for i := demandSteps - 1; i >= 0; i-- {
-		if ratio*1e6 >= float64(all[i]) {
+		if f := float64(all[i]) / 1e6; (rest+part*f)*s.over(premium*f) <= best {
 			d.most[i].Add(1)
 			return
 		}

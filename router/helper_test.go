@@ -20,7 +20,7 @@ func selling(n int, price nanoton.Amount, models ...string) Worker[int] {
 	s := &offer.Sheet{V: offer.Version, Version: 1, Name: fmt.Sprintf("w%d", n)}
 	for _, m := range models {
 		s.Offers = append(s.Offers, offer.Offer{
-			Model: m, ContextTokens: 8192, Slots: 8, Capacity: 16, Features: []string{offer.FeatureChat, offer.FeatureTools},
+			Model: m, ContextTokens: 8192, Slots: 16, Capacity: 16, Features: []string{offer.FeatureChat, offer.FeatureTools},
 			Price: offer.Price{In: price, Cached: price / 4, Out: 3 * price},
 		})
 	}

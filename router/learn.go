@@ -42,6 +42,9 @@ const (
 	ages = 14
 	// hitWeight is how much it takes to learn that promised blocks are gone, tokens.
 	hitWeight = 500
+	// warmMost bounds how much more than promised may be found: the answer of the turn before is in the cache too, and the
+	// last block that is not whole.
+	warmMost = 1.5
 )
 
 // quotient is a ratio of two sums that fade with time. It is right where a mean of ratios is not: a long prompt says more
@@ -212,8 +215,8 @@ func (s *speed) found(now time.Duration, age int, promised, cached float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := ageOf(age)
-	s.hits[i].add(now, min(cached, promised), promised, 0)
-	s.warm[i].Store(math.Float64bits(min(max(s.hits[i].value(), 0), 1)))
+	s.hits[i].add(now, min(cached, warmMost*promised), promised, 0)
+	s.warm[i].Store(math.Float64bits(min(max(s.hits[i].value(), 0), warmMost)))
 }
 
 // ageOf is the class of an age in blocks.

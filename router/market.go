@@ -15,10 +15,10 @@ import (
 const (
 	// scanMax is how many endpoints a pick looks at. Of a larger market it looks at those that have the prompt, the
 	// conversation's home, the shortlist, and some at random.
-	scanMax = 64
+	scanMax = 32
 	// shortFor is how many of each sort are on the shortlist of a large market, and randomMax how many more are looked at.
-	shortFor  = 10
-	randomMax = 8
+	shortFor  = 8
+	randomMax = 6
 	hitsMax   = 8
 
 	perMTok     = 1e6
@@ -69,6 +69,7 @@ type endpoint struct {
 	holder          prefix.Holder
 	features        Features
 	trust           Trust
+	dear            float64     // its price by the median one, for a typical request
 	price           offer.Price // the same per million tokens, exactly
 	worker          *worker
 	offer           *offer.Offer
@@ -106,6 +107,13 @@ func (k *market) complete() {
 	}
 	if len(in) > 0 {
 		k.in, k.out = middle(in), middle(out)
+	}
+	typical := typicalIn*k.in + meanOutFirst*k.out
+	for i := range k.endpoints {
+		e := &k.endpoints[i]
+		if e.dear = 1; typical > 0 {
+			e.dear = (typicalIn*e.in + meanOutFirst*e.out) / typical
+		}
 	}
 	k.at = nil
 	if len(k.endpoints) > scanMax {

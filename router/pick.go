@@ -21,6 +21,15 @@ const (
 	exploreMost = 3.0
 	// probeMost is how many times the best score a worker may promise whose breaker is half open, to get the probe.
 	probeMost = 2.0
+	// waitMost is how many seconds a request may have to wait at a worker, or waitAnswers times as long as its own answer takes:
+	// beyond that, and with waitFew requests there, the worker counts as full, for an answer that comes too late is work for
+	// nothing. Both are multiplied with waitCold for a prompt that has to be read whole, and with up to waitCold+waitWarm for
+	// one that is cached: when not all can be served, those are that cost least.
+	waitMost    = 2.0
+	waitAnswers = 0.5
+	waitFew     = 8
+	waitCold    = 0.1
+	waitWarm    = 2.0
 	// retakes is how often a pick begins anew when everything it chose filled up meanwhile.
 	retakes = 3
 )
@@ -32,14 +41,9 @@ type top struct {
 	score [topMax]float64
 }
 
-// add takes a score in, if it is among the best.
+// add takes a score in that is among the best.
 func (t *top) add(at int32, score float64) {
-	if t.n == topMax {
-		if score >= t.score[topMax-1] {
-			return
-		}
-		t.n--
-	}
+	t.n = min(t.n, topMax-1)
 	i := t.n
 	for ; i > 0 && t.score[i-1] > score; i-- {
 		t.at[i], t.score[i] = t.at[i-1], t.score[i-1]
@@ -188,15 +192,30 @@ func (s *scan) look(at int32) {
 		s.removed[reason]++
 		return
 	}
-	s.seen++
 	var b bid
 	s.promise(e, at, &b)
-	s.best.add(at, b.score)
+	if b.wait >= waitCold*waitMost && s.late(e, &b) {
+		s.removed[RemovedBusy]++
+		return
+	}
+	s.seen++
+	if s.best.n < topMax || b.score < s.best.score[topMax-1] {
+		s.best.add(at, b.score)
+	}
+}
+
+// late tells whether a worker would let the request wait for too long.
+func (s *scan) late(e *endpoint, b *bid) bool {
+	return e.live.inflight.Load() >= waitFew && b.wait > max(waitMost, waitAnswers*(b.total-b.wait))*(waitCold+waitWarm*b.cached/max(s.tokens, 1))
 }
 
 // promise works out what an endpoint promises, and how far behind others it is to be put.
 func (s *scan) promise(e *endpoint, at int32, b *bid) {
-	s.bid(e, s.has(e, at), b)
+	cached := 0.0
+	if s.nhits > 0 || at == s.home {
+		cached = s.has(e, at)
+	}
+	s.bid(e, cached, b)
 	if at == s.home && !s.History {
 		b.score *= homeDraw
 	}
@@ -204,9 +223,7 @@ func (s *scan) promise(e *endpoint, at int32, b *bid) {
 		_, toll := unpack(e.speed.way.Load())
 		b.score /= toll
 	}
-	if rank := s.rank(e, b); rank > 0 {
-		b.score += rank * rankStep
-	}
+	b.score += s.rank(e, b) * rankStep
 }
 
 // has is how many tokens of the prompt an endpoint is thought to have in its cache.
@@ -215,7 +232,7 @@ func (s *scan) has(e *endpoint, at int32) float64 {
 		if s.hits[i].Holder != e.holder {
 			continue
 		}
-		return s.promised(&s.hits[i]) * math.Float64frombits(e.speed.warm[ageOf(s.hits[i].Age)].Load())
+		return min(s.promised(&s.hits[i])*math.Float64frombits(e.speed.warm[ageOf(s.hits[i].Age)].Load()), max(s.tokens-1, 0))
 	}
 	if at == s.home && s.History && s.nhits == 0 {
 		return homeWarm * max(s.tokens-s.model.promptMean(), 0)

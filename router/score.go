@@ -15,7 +15,7 @@ import (
 //	anew    = new / typical rate                              seconds of some machine, and of what its cache held
 //	P       = new*in + cached*cached_price + out*out_price    P_ref: the same at the market's median prices
 //
-// wait is for a slot, beside the requests that run there. anew is what keeps conversations where they are: a prompt that
+// wait is for prompts before it, and for a slot, beside the requests that run there. anew is what keeps conversations where they are: a prompt that
 // is read a second time elsewhere costs its place in a second cache, and whoever had that place reads anew in turn. Under
 // load that decides between two states that both last, one with warm caches and one without.
 type Weight struct {
@@ -35,10 +35,10 @@ type Weights [sorts]Weight
 // DefaultWeights are those that the simulator was tuned with: see docs/routing.md.
 func DefaultWeights() Weights {
 	return Weights{
-		Balanced:   {Price: 1, Second: 0.7, First: 3, Imposed: 3, Anew: 20, Room: 0.95},
-		Price:      {Price: 1, Second: 0.05, First: 10, Imposed: 3, Anew: 20, Room: 0.8},
-		Throughput: {Price: 0.01, Second: 0.7, First: 3, Imposed: 3, Anew: 20, Room: 1},
-		Latency:    {Price: 0.01, Second: 0.7, First: 10, Imposed: 3, Anew: 20, Room: 1},
+		Balanced:   {Price: 1, Second: 0.6, First: 3, Imposed: 3, Anew: 50, Room: 0.95},
+		Price:      {Price: 1, Second: 0.05, First: 10, Imposed: 3, Anew: 50, Room: 0.8},
+		Throughput: {Price: 0.01, Second: 0.7, First: 3, Imposed: 3, Anew: 50, Room: 1},
+		Latency:    {Price: 0.01, Second: 0.7, First: 10, Imposed: 3, Anew: 50, Room: 1},
 	}
 }
 
@@ -49,6 +49,10 @@ const (
 	// score is multiplied by there: it is where other gateways will look for it.
 	homeWarm = 0.8
 	homeDraw = 0.97
+	// fair is how many times what its speed is worth a worker may ask before the rest counts as a premium, and premiumPart how
+	// much of the premium multiplies the score: so much that asking 1.5 times what equals ask earns less than asking the same.
+	fair        = 1.15
+	premiumPart = 0.5
 )
 
 // query is one pick's question, the same for all endpoints.
@@ -65,6 +69,7 @@ type query struct {
 	service float64 // mean answer's tokens, for those who wait before us
 	refer   float64 // what the median asks, nanoTON; 0: all is free
 	pricing float64 // what a nanoTON adds to the score
+	worth   float64 // tokens a second at the median worker
 	anew    float64 // what a token adds to the seconds that is read anew
 }
 
@@ -72,7 +77,8 @@ type query struct {
 type bid struct {
 	score  float64
 	price  float64 // nanoTON
-	ttft   float64 // seconds
+	wait   float64 // seconds until those before it are read and a slot is free
+	ttft   float64 // seconds, the wait among them
 	total  float64 // seconds, to the last token
 	work   float64 // prompt tokens before and in the request
 	cached float64 // tokens
@@ -82,8 +88,8 @@ type bid struct {
 func (q *query) reference() {
 	q.service = math.Float64frombits(q.model.out.Load())
 	q.refer = q.tokens*q.market.in + q.out*q.market.out
-	rate, _ := unpack(q.model.priors.Load())
-	q.anew = q.weight.Anew / rate
+	rate, step := unpack(q.model.priors.Load())
+	q.anew, q.worth = q.weight.Anew/rate, 1/step
 	if q.refer > 0 {
 		q.pricing = q.weight.Price / q.refer
 	}
@@ -99,12 +105,13 @@ func (q *query) bid(e *endpoint, cached float64, b *bid) {
 	prefill := fresh * perToken
 	ahead := float64(e.live.pending.Load() + e.live.ahead.Load())
 	b.cached, b.work = cached, ahead+fresh
-	b.ttft = math.Float64frombits(e.speed.base.Load()) + ahead*perToken + prefill
 	beside := inflight
+	b.wait = ahead * perToken
 	if inflight >= e.slots { // one before us has to end for each that is ahead
-		b.ttft += (inflight - e.slots + 1) / e.slots * q.service * step * (1 + slope*e.slots)
+		b.wait += (inflight - e.slots + 1) / e.slots * q.service * step * (1 + slope*e.slots)
 		beside = e.slots - 1
 	}
+	b.ttft = math.Float64frombits(e.speed.base.Load()) + b.wait + prefill
 	b.price = fresh*e.in + cached*e.cached + q.out*e.out
 	answer := q.out * step
 	decode := answer * (1 + slope*(beside+1))
@@ -112,9 +119,20 @@ func (q *query) bid(e *endpoint, cached float64, b *bid) {
 	imposed := beside * (prefill + answer*slope/2)
 	seconds := q.weight.First*b.ttft + decode + q.weight.Imposed*imposed + q.anew*fresh
 	b.score = (q.weight.Second*seconds + q.pricing*b.price) * toll
+	b.score *= q.over(e.dear * min(1, step*q.worth))
 	if e.live.silent.Load() {
 		b.score *= silenceToll
 	}
+}
+
+// over is what the score is multiplied by for a price that is so many times what the machine's speed is worth: one that is
+// twice as fast may ask twice the median. What is asked beyond multiplies, or else conversations would pay any price to stay
+// where their prompts are cached.
+func (q *query) over(worth float64) float64 {
+	if worth <= fair {
+		return 1
+	}
+	return 1 + q.weight.Price*(worth/fair-1)*premiumPart
 }
 
 // rank puts endpoints behind all others: 0 is the best.

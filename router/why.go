@@ -128,7 +128,8 @@ func (q *query) removes(e *endpoint) (reason Reason, out bool) {
 		return RemovedContext, true
 	case e.speed.open.Load() > int64(q.now):
 		return RemovedBroken, true
-	case float64(e.live.inflight.Load()) >= q.room(e):
+	}
+	if n := e.live.inflight.Load(); n > 0 && float64(n) >= q.room(e) || e.live.limit.Load() == 0 {
 		return RemovedBusy, true
 	}
 	return 0, false
