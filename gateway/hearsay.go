@@ -12,7 +12,6 @@ import (
 	"cocoon/billing/tabs"
 	"cocoon/billing/ton"
 	"cocoon/billing/treasury"
-	"cocoon/internal/nanoton"
 	"cocoon/internal/receipt"
 	"cocoon/router/offer"
 )
@@ -146,7 +145,7 @@ func (v *vault) pledge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	own, err := v.ownPocket(ctx)
+	own, err := treasury.Own(ctx, v.ledger)
 	if err != nil {
 		return err
 	}
@@ -176,19 +175,6 @@ func (v *vault) pledge(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// ownPocket is what the operator may lock: fees and capital, less what is locked already or on its way.
-func (v *vault) ownPocket(ctx context.Context) (own nanoton.Amount, err error) {
-	locked, err := v.ledger.Balances(ctx, "collateral:")
-	if err != nil {
-		return 0, err
-	}
-	own, err = treasury.Own(ctx, v.ledger)
-	for _, a := range locked {
-		own += a // assets are negative
-	}
-	return own, err
 }
 
 // told remembers what the log has said, for what comes again and again.

@@ -96,8 +96,9 @@ func (t *Treasury) setAside(ctx context.Context) error {
 	return nil
 }
 
-// Own is what the operator has of his own: fees, and what he put in for the network's, less what that took. These accounts
-// may be below zero for the ledger, and what they lack then is customers'.
+// Own is what the operator has of his own and may take or lock: fees, and what he put in for the network's, less what that
+// took and what is locked for workers already, or on its way there. These accounts may be below zero for the ledger, and
+// what they lack then is customers'.
 func Own(ctx context.Context, l Ledger) (own nanoton.Amount, err error) {
 	for _, account := range []ledger.Account{accountFees, accountNetwork} {
 		a, err := l.Balance(ctx, account)
@@ -105,6 +106,13 @@ func Own(ctx context.Context, l Ledger) (own nanoton.Amount, err error) {
 			return 0, err
 		}
 		own += a
+	}
+	locked, err := l.Balances(ctx, accountCollateral)
+	if err != nil {
+		return 0, err
+	}
+	for _, a := range locked {
+		own += a // assets are negative
 	}
 	return own, nil
 }

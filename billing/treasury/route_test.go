@@ -78,6 +78,12 @@ func TestOwnPocket(t *testing.T) {
 	if p := ask("much", own+1); p.State != Refused {
 		t.Errorf("more than his own: %+v", p)
 	}
+	locked := accountCollateral + ledger.Account(workerHex("one"))
+	move(t, l, "earned, and locked for a worker", locked, accountFees, tonCoin/2)
+	if p := ask("backing", own+tonCoin/4); p.State != Refused {
+		t.Errorf("what backs a worker: %+v", p)
+	}
+	move(t, l, "unlocked", accountFees, locked, tonCoin/2)
 	if p := ask("some", own-tonCoin); p.State != Paid || s.got("some") < own-tonCoin {
 		t.Errorf("his own: %+v", p)
 	}

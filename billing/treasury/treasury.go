@@ -25,14 +25,15 @@ import (
 
 // Accounts of the ledger that the treasury posts to by itself.
 const (
-	accountChain    ledger.Account = "chain"
-	accountTransit  ledger.Account = "transit"
-	accountCold     ledger.Account = "cold"
-	accountNetwork  ledger.Account = "network"
-	accountFees     ledger.Account = "fees"
-	accountPayouts  ledger.Account = "payouts"
-	accountSuspense ledger.Account = "suspense"
-	accountTest     ledger.Account = "test"
+	accountChain      ledger.Account = "chain"
+	accountTransit    ledger.Account = "transit"
+	accountCold       ledger.Account = "cold"
+	accountNetwork    ledger.Account = "network"
+	accountCollateral                = "collateral:" // of each worker
+	accountFees       ledger.Account = "fees"
+	accountPayouts    ledger.Account = "payouts"
+	accountSuspense   ledger.Account = "suspense"
+	accountTest       ledger.Account = "test"
 )
 
 // MemoCapital is the comment of money that the operator puts in to pay the network's fees from.
