@@ -56,37 +56,37 @@ type PricePoint struct {
 
 // demand counts a pick: for each candidate the highest price at which it would have won.
 func (s *scan) demand(place int) {
-	best, second := s.best.score[place], 0.0
+	rival := [2]float64{s.bids[place].score} // whom others have to beat, and whom the winner had to
 	for i := range min(s.best.n, 2) {
 		if i != place {
-			second = s.best.score[i]
+			rival[1] = s.bids[i].score
 		}
 	}
 	winner := s.at(place)
 	all := s.market.endpoints
 	if len(all) <= scanMax {
 		for i := range all {
-			s.weigh(int32(i), winner, best, second)
+			s.weigh(int32(i), winner, &s.bids[place], rival)
 		}
 		return
 	}
 	for _, at := range s.lookat[:s.nlook] {
-		s.weigh(at, winner, best, second)
+		s.weigh(at, winner, &s.bids[place], rival)
 	}
 }
 
-// weigh counts one candidate.
-func (s *scan) weigh(at int32, winner *endpoint, best, second float64) {
+// weigh counts one candidate, which would have had to beat a rival's score.
+func (s *scan) weigh(at int32, winner *endpoint, won *bid, rival [2]float64) {
 	e := &s.market.endpoints[at]
 	d := &e.speed.demand.now
 	if e == winner {
 		d.considered.Add(1)
 		d.won.Add(1)
-		if second == 0 { // nobody else: any price would have done
+		if rival[1] == 0 { // nobody else: any price would have done
 			d.most[demandSteps-1].Add(1)
 			return
 		}
-		best = second
+		rival[0] = rival[1]
 	} else if reason, out := s.removes(e); out {
 		if reason == RemovedPrice {
 			d.considered.Add(1)
@@ -96,7 +96,9 @@ func (s *scan) weigh(at int32, winner *endpoint, best, second float64) {
 		d.considered.Add(1)
 	}
 	var b bid
-	s.promise(e, at, &b)
+	if s.promise(e, at, &b); e == winner {
+		b = *won // before it was claimed
+	}
 	if s.refer <= 0 || b.price <= 0 || s.weight.Price <= 0 {
 		return
 	}
@@ -108,7 +110,7 @@ func (s *scan) weigh(at int32, winner *endpoint, best, second float64) {
 	rest := b.score/s.over(premium) - part
 	all := steps()
 	for i := demandSteps - 1; i >= 0; i-- {
-		if f := float64(all[i]) / 1e6; (rest+part*f)*s.over(premium*f) <= best {
+		if f := float64(all[i]) / 1e6; (rest+part*f)*s.over(premium*f) <= rival[0] {
 			d.most[i].Add(1)
 			return
 		}

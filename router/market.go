@@ -64,8 +64,8 @@ type endpoint struct {
 	speed           *speed
 	in, cached, out float64 // the customer's price, nanoTON a token
 	slots           float64
-	context         int64 // tokens
-	hash            uint64
+	context         int64  // tokens
+	hash            uint64 // the ID's first bytes: rises with it
 	holder          prefix.Holder
 	features        Features
 	trust           Trust

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -19,8 +20,6 @@ const (
 	// times the best score.
 	explore     = 10
 	exploreMost = 3.0
-	// probeMost is how many times the best score a worker may promise whose breaker is half open, to get the probe.
-	probeMost = 2.0
 	// waitMost is how many seconds a request may have to wait at a worker, or waitAnswers times as long as its own answer takes:
 	// beyond that, and with waitFew requests there, the worker counts as full, for an answer that comes too late is work for
 	// nothing. Both are multiplied with waitCold for a prompt that has to be read whole, and with up to waitCold+waitWarm for
@@ -32,6 +31,9 @@ const (
 	waitWarm    = 2.0
 	// retakes is how often a pick begins anew when everything it chose filled up meanwhile.
 	retakes = 3
+	// scanBusy is how many picks share one look at all of a large market when the chosen part of it is busy: to look at all
+	// takes as long as two hundred other picks.
+	scanBusy = 16
 )
 
 // top is the best endpoints of a scan, best first.
@@ -56,6 +58,7 @@ func (t *top) add(at int32, score float64) {
 type scan struct {
 	query
 	best    top
+	bids    [topMax]bid // of the best, before one of them is claimed
 	hits    [hitsMax]prefix.Hit
 	nhits   int
 	home    int32 // the conversation's home, -1 if it has none
@@ -122,11 +125,11 @@ func (s *scan) run(shared bool) {
 			s.look(int32(i))
 		}
 	} else {
-		s.select64(shared)
+		s.narrow(shared)
 		for _, at := range s.lookat[:s.nlook] {
 			s.look(at)
 		}
-		if s.best.n == 0 || s.wish != nil && len(s.wish.Order) > 0 {
+		if s.wants() {
 			s.best, s.removed, s.seen = top{}, [Reasons]uint16{}, 0
 			for i := range all {
 				s.look(int32(i))
@@ -149,8 +152,17 @@ func (s *scan) highest() (at int32) {
 	return at
 }
 
-// select64 chooses whom to look at in a large market.
-func (s *scan) select64(shared bool) {
+// wants tells whether all of a large market is to be looked at: for the caller's order, or since the part of it that was
+// looked at has nobody.
+func (s *scan) wants() bool {
+	if s.wish != nil && len(s.wish.Order) > 0 {
+		return true
+	}
+	return s.best.n == 0 && (s.removed[RemovedBusy] == 0 || s.wish != nil || s.chance%scanBusy == 0)
+}
+
+// narrow chooses whom to look at in a large market.
+func (s *scan) narrow(shared bool) {
 	all := s.market.endpoints
 	add := func(at int32) {
 		if s.nlook < len(s.lookat) && !slices.Contains(s.lookat[:s.nlook], at) {
@@ -164,8 +176,8 @@ func (s *scan) select64(shared bool) {
 		}
 	}
 	if shared && s.Home != 0 { // the next on the ring that the order by ID is
-		at := below(s.Home, len(all))
-		s.home = int32(at)
+		at, _ := slices.BinarySearchFunc(all, s.Home, func(e endpoint, home uint64) int { return cmp.Compare(e.hash, home) })
+		s.home = int32(at % len(all))
 		add(s.home)
 	}
 	if short := s.model.short.Load(); short != nil {
@@ -284,6 +296,9 @@ func (s *scan) take() (place int, ok bool) {
 		}
 	}
 	for i := range s.best.n {
+		s.promise(s.at(i), s.best.at[i], &s.bids[i])
+	}
+	for i := range s.best.n {
 		if s.claim(s.at(i)) {
 			return i, true
 		}
@@ -324,11 +339,17 @@ func (s *scan) explored() (place int, ok bool) {
 			continue
 		}
 		var b bid
-		if s.promise(e, at, &b); b.score > s.best.score[0]*exploreMost || !s.claim(e) {
+		if s.promise(e, at, &b); b.score > s.best.score[0]*exploreMost {
 			continue
 		}
 		place = min(s.best.n, topMax-1)
-		s.best.at[place], s.best.score[place] = at, b.score
+		for i := range place {
+			s.promise(s.at(i), s.best.at[i], &s.bids[i])
+		}
+		if !s.claim(e) {
+			continue
+		}
+		s.best.at[place], s.best.score[place], s.bids[place] = at, b.score, b
 		s.best.n, s.strayed = place+1, true
 		return place, true
 	}
@@ -337,15 +358,12 @@ func (s *scan) explored() (place int, ok bool) {
 
 // lease makes the lease of what was claimed.
 func (t *table) lease(s *scan, place int, l *Grant) {
-	e := s.at(place)
-	var b bid
-	e.live.inflight.Add(-1) // as it was when the choice was made
+	e, b := s.at(place), &s.bids[place]
+	beside := e.live.inflight.Load() - 1
 	s.why(place, &l.Why)
-	s.promise(e, s.best.at[place], &b)
 	if s.chance>>3&demandMask == 0 {
 		s.demand(place)
 	}
-	beside := e.live.inflight.Add(1) - 1
 	fresh := int64(max(s.tokens-b.cached, 0))
 	l.Worker, l.Offer, l.Price, l.handle = e.worker.id, e.offer, e.price, e.worker.handle
 	l.table, l.model, l.live, l.speed = t, s.model, e.live, e.speed
@@ -370,9 +388,7 @@ func (s *scan) why(place int, w *Why) {
 	w.Sort, w.Explored, w.Tops = s.sort, s.strayed, min(s.best.n, ChoicesMax)
 	w.Tokens, w.Out, w.Reference = s.tokens, s.out, s.refer
 	for i := range w.Tops {
-		e := s.at(i)
-		var b bid
-		s.promise(e, s.best.at[i], &b)
+		e, b := s.at(i), &s.bids[i]
 		w.Top[i] = Choice{
 			Worker: e.worker.id, Score: b.score, Price: b.price, TTFT: b.ttft, Total: b.total, Cached: b.cached,
 			Inflight: e.live.inflight.Load(),
@@ -380,6 +396,7 @@ func (s *scan) why(place int, w *Why) {
 	}
 	if place < w.Tops {
 		w.Picked = place
+		w.Top[place].Inflight-- // but for this one
 	}
 }
 

@@ -268,7 +268,7 @@ func (t *table) endpoint(m *model, w *worker, o *offer.Offer) endpoint {
 		live: w.live, speed: s, worker: w, offer: o, price: price,
 		in: float64(price.In) / perMTok, cached: float64(price.Cached) / perMTok, out: float64(price.Out) / perMTok,
 		context: int64(o.ContextTokens), slots: float64(o.Slots), trust: w.trust, features: featuresOf(o.Features),
-		hash: binary.LittleEndian.Uint64(w.id[:]), holder: prefix.Holder(s.holder),
+		hash: binary.BigEndian.Uint64(w.id[:]), holder: prefix.Holder(s.holder),
 	}
 	t.index.Resize(e.holder, int(min(int64(o.Slots)*int64(o.ContextTokens), cacheMax)/blockTokens))
 	return e
