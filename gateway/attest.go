@@ -45,6 +45,7 @@ type member struct {
 	detach func()                         // ends the exchange of receipts
 	barred atomic.Pointer[error]          // why a new policy refuses it; its session ends at its next turn
 	relay  channel.Batcher                // its evidence for clients
+	deaf   atomic.Bool                    // it takes nothing about demand
 }
 
 // holds tells whether the worker may be given work.

@@ -9,10 +9,12 @@ import (
 
 	"cocoon/gateway/accounts"
 	"cocoon/gateway/clerk"
+	"cocoon/gateway/wish"
 	"cocoon/internal/h1"
 	"cocoon/internal/openai"
 	"cocoon/internal/tunnel"
 	"cocoon/router"
+	"cocoon/router/prefix"
 )
 
 // call is one chat completion on its way through the gateway. It belongs to the request's goroutine alone.
@@ -28,22 +30,37 @@ type call struct {
 	key   *accounts.Key // nil until the request is accepted
 	guess int64         // tokens that the key's limit was charged for the prompt, before anybody counted them
 
-	body  body
-	head  openai.Head
-	want  router.Request // what the router is asked for, with the workers that failed already
-	last  *failure       // the last attempt's
-	model *modelMetrics  // nil until a worker that offers the model was leased
-	up    upstream
-	bill  *clerk.Bill // the attempt's hold; nil without billing
-	terms string      // the line of the header that tells the worker about it, with the line end before it
+	body   body
+	head   openai.Head
+	asked  string           // the model, as the client wrote it
+	media  bool             // some of the request may be no text
+	tenant *tenant          // the key's account
+	base   wish.Wish        // what the caller wishes, whatever the model
+	wish   wish.Wish        // and for the model at hand
+	asks   router.Cap       // the most that the caller pays, but for the key's cap
+	turn   int              // which of the models that the client names
+	blocks [32]prefix.Block // room for most prompts
+	want   router.Request   // what the router is asked for, with the workers that failed already
+	last   *failure         // the last attempt's
 
-	attempts int  // before the one at hand
-	dear     bool // some worker was passed over because it asks too much
+	model  *modelMetrics // nil until a worker that offers the model was leased
+	up     upstream
+	next   *router.Lease[*member] // that the next attempt is to go to, in the place of one that is too slow
+	parked *parked                // an attempt that goes on beside the one at hand; nil: there is none
+	hedged bool                   // there was one
+	bill   *clerk.Bill            // the attempt's hold; nil without billing
+	terms  string                 // the line of the header that tells the worker about it, with the line end before it
+
+	attempts int // before the one at hand
 
 	sent      time.Time // the request went to the worker
 	headed    bool      // status and headers went to the client
 	delivered bool      // content went to the client: from here on no other worker can take over
 	usage     openai.Usage
+	why       string        // why the answer ended; empty: not known
+	first     time.Duration // from start to the first content of a stream; 0: there was none
+	offered   string        // the model, if the router knows it
+	trail     trail
 	stream    stream
 }
 
@@ -96,10 +113,6 @@ func (c *call) accept() bool {
 		c.s.refuse(c.w, err)
 		return false
 	}
-	if !key.Allows(c.head.Model) {
-		c.s.refuse(c.w, errNotAllowed(c.head.Model))
-		return false
-	}
 	return true
 }
 
@@ -121,28 +134,20 @@ func (c *call) close() {
 	if c.up.held {
 		c.leave(errFault("connection", nil))
 	}
+	if c.parked != nil {
+		c.drop(errHedged())
+	}
+	if c.next != nil {
+		c.next.Release(c.s.clock(), router.Done{Outcome: router.Unused})
+	}
 	c.stream.close(c)
+	c.trail.drop(c.s)
 	c.body.close(&c.s.memory)
 	if c.key != nil {
 		c.key.Used(c.usage.Prompt+c.usage.Completion, c.guess)
 		c.key.Leave()
 	}
 	c.s.metrics.inflight.Dec()
-}
-
-// readHead reads what the gateway needs of the body, and has the engine count tokens.
-func (c *call) readHead() *openai.Error {
-	head, err := openai.ReadHead(c.body.bytes())
-	if err != nil {
-		if e, ok := errors.AsType[*openai.Error](err); ok {
-			return e
-		}
-		return openai.BadRequest("", "%v", err)
-	}
-	c.head = head
-	c.want.Model = head.Model
-	c.body.set(head.WithUsage(c.body.bytes()))
-	return nil
 }
 
 // serve tries workers until one serves the request; nil if one did.
@@ -156,10 +161,18 @@ func (c *call) serve() *failure {
 		if c.up.held {
 			c.leave(f)
 		}
-		if f == nil || f.final || c.delivered || n == attemptsMax {
+		if c.parked != nil && c.next == nil { // the attempt beside it is over
+			if f.outcome == router.ClientGone {
+				c.drop(errClientGone())
+				return f
+			}
+			f = c.unpark()
+			c.leave(f)
+		}
+		if f == nil || f.final || c.delivered || n == attemptsMax || c.single() {
 			return f
 		}
-		if !c.s.retries.take() {
+		if c.next == nil && !c.s.retries.take() { // a move is paid for already
 			c.s.metrics.noBudget.Inc()
 			return f
 		}
@@ -168,16 +181,23 @@ func (c *call) serve() *failure {
 	}
 }
 
+// single tells that the caller wants the first choice or nobody.
+func (c *call) single() bool { return c.wish.NoFallbacks && len(c.wish.Order) == 0 }
+
 // attempt leases an endpoint, holds the money, sends the request and waits for the head of the answer.
 func (c *call) attempt() *failure {
-	lease, err := c.pick()
-	if err != nil {
-		return c.noLease(err)
+	if c.next != nil {
+		c.up = upstream{held: true, lease: *c.next}
+		c.next = nil
+	} else {
+		lease, err := c.pick()
+		if err != nil {
+			return c.noLease(err)
+		}
+		c.up = upstream{held: true, lease: lease}
 	}
-	c.up = upstream{held: true, lease: lease}
-	if c.model == nil {
-		c.model = c.s.metrics.model(c.head.Model)
-	}
+	c.trail.leased(c.s, &c.up.lease.Grant)
+	c.model = c.s.metrics.model(c.want.Model)
 	if f := c.hold(); f != nil {
 		return f
 	}
@@ -187,19 +207,6 @@ func (c *call) attempt() *failure {
 			return f
 		}
 		c.giveBack()
-	}
-}
-
-// pick leases the best endpoint that does not ask more than the key pays.
-func (c *call) pick() (router.Lease[*member], error) {
-	for {
-		lease, err := c.s.table.Pick(&c.want)
-		if err != nil || c.key.Pays(lease.Offer.Price.WithFee(c.s.money.fee)) {
-			return lease, err
-		}
-		lease.Release(c.s.clock(), router.Done{Outcome: router.Unused})
-		c.want.Tried = append(c.want.Tried, lease.Worker)
-		c.dear = true
 	}
 }
 
@@ -214,18 +221,33 @@ func (c *call) relay() *failure {
 // leave ends an attempt: connection and lease go back with what became of them.
 func (c *call) leave(f *failure) {
 	c.giveBack()
-	c.closeBill(f)
-	outcome := router.Served
+	end := attempted{failed: f, usage: c.usage}
+	done := c.counted(f)
+	end.cost, end.priced = c.closeBill(f)
+	c.trail.left(c.s, c.start, &c.up.lease.Grant, end)
 	if f != nil {
-		outcome = f.outcome
+		done.Outcome = f.outcome
 		c.last = f
 		c.want.Tried = append(c.want.Tried, c.up.lease.Worker)
 		c.s.metrics.refused.WithLabelValues(f.reason).Inc()
 		c.logFailure(f, c.up.lease.Worker)
 	}
-	c.up.lease.Release(c.s.clock(), router.Done{Outcome: outcome, In: c.usage.Prompt, Cached: c.usage.Cached, Out: c.usage.Completion})
+	c.up.lease.Release(c.s.clock(), done)
 	c.up.held = false
-	c.model.outcomes[outcome].Inc()
+	c.model.outcomes[done.Outcome].Inc()
+}
+
+// counted is what an attempt that served took: as the receipt says, or else the engine. Of others nothing is known for good.
+func (c *call) counted(f *failure) router.Done {
+	if f != nil {
+		return router.Done{}
+	}
+	if c.bill != nil {
+		if _, u, ok := c.bill.Final(); ok {
+			return router.Done{In: u.In, Cached: u.Cached, Out: u.Out}
+		}
+	}
+	return router.Done{In: c.usage.Prompt, Cached: c.usage.Cached, Out: c.usage.Completion}
 }
 
 // giveBack returns the connection to its worker's pool.
@@ -233,27 +255,14 @@ func (c *call) giveBack() {
 	if c.up.conn == nil {
 		return
 	}
+	if c.parked != nil {
+		c.parked.against(nil)
+	}
 	if !c.up.keep() {
 		_ = c.up.conn.Net().Close() // or else a connection that is being closed could go back to the pool
 	}
 	c.up.lease.Handle.Give(c.up.conn)
 	c.up.conn, c.up.resp = nil, nil
-}
-
-func (c *call) noLease(err error) *failure {
-	f := &failure{outcome: router.Served, reason: "no_worker", final: true}
-	switch {
-	case c.last != nil:
-		f = new(*c.last) // every worker was tried
-		f.final = true
-	case errors.Is(err, router.ErrUnknownModel):
-		f.err = c.s.noModel(c.head.Model)
-	case c.dear && errors.Is(err, router.ErrExhausted):
-		f.err = errTooDear(c.head.Model)
-	default:
-		f.err = errBusy()
-	}
-	return f
 }
 
 // staleMax is how many pooled connections of one worker may turn out dead before the attempt counts as failed. When
@@ -276,13 +285,14 @@ func (c *call) connect() *failure {
 	c.up.conn = conn
 	c.up.keep = context.AfterFunc(c.r.Context(), func() { _ = conn.Net().Close() })
 	c.sent = time.Now()
-	if !c.headed {
+	if c.parked != nil && !c.parked.against(conn.Net()) {
+		return errHedged()
+	}
+	if !c.headed { // after a sign of life they are the first worker's
 		c.s.metrics.overhead.Observe(c.sent.Sub(c.start).Seconds())
-		h := c.w.Header() // after a sign of life it is the first worker's
-		h[headerWorker] = []string{c.up.lease.Worker.String()}
-		h[headerMode] = []string{c.s.mode(c.up.lease.Handle)}
+		c.names()
 		if c.bill != nil {
-			h[headerReceipt] = []string{c.attemptID()}
+			c.w.Header()[headerReceipt] = []string{c.attemptID()}
 		}
 	}
 	c.stream.reset(c)
@@ -292,6 +302,13 @@ func (c *call) connect() *failure {
 	return c.checkHead()
 }
 
+// names says in the answer's headers who the worker is.
+func (c *call) names() {
+	h := c.w.Header()
+	h[headerWorker] = []string{c.up.lease.Worker.String()}
+	h[headerMode] = []string{c.s.mode(c.up.lease.Handle)}
+}
+
 // ask sends the request and waits for the head of its answer.
 func (c *call) ask() *failure {
 	conn := c.up.conn
@@ -299,10 +316,13 @@ func (c *call) ask() *failure {
 	if err == nil && len(c.body.bytes()) > blockingMax { // a shorter one is written without waiting
 		err = conn.Net().SetWriteDeadline(c.sent.Add(c.s.cfg.Limits.FirstByteTimeout))
 	}
+	if err == nil && c.parked != nil {
+		err = c.rearm()
+	}
 	if err != nil {
 		return c.broken(err)
 	}
-	header := "Content-Type: application/json\r\nCocoon-Request: " + c.attemptID() + c.terms + "\r\n"
+	header := "Content-Type: application/json\r\n" + c.tenant.salt + "Cocoon-Request: " + c.attemptID() + c.terms + "\r\n"
 	if n := c.up.lease.Handle.Lack(); n > 0 {
 		header += tunnel.LackHeader + ": " + strconv.Itoa(n) + "\r\n"
 	}
@@ -310,11 +330,16 @@ func (c *call) ask() *failure {
 	c.up.resp, err = conn.Do(&h1.Request{
 		Method: http.MethodPost, Path: chatPath, Host: "worker", Header: header, Body: c.body.bytes(),
 	})
+	return c.await(err)
+}
+
+// await waits for the head of the answer, after an error of the wait so far.
+func (c *call) await(err error) *failure {
 	for err != nil {
 		if f := c.waited(err); f != nil {
 			return f
 		}
-		c.up.resp, err = conn.Resume()
+		c.up.resp, err = c.up.conn.Resume()
 	}
 	return nil
 }
@@ -326,22 +351,29 @@ func (c *call) end(f *failure) {
 		c.model.duration.Observe(now.Sub(c.start).Seconds())
 		c.model.usage(c.usage)
 	}
+	status := http.StatusOK
 	switch {
 	case f == nil:
-		c.s.metrics.answered(http.StatusOK)
+		c.s.metrics.answered(status)
 	case f.outcome == router.ClientGone:
-		c.s.metrics.answered(statusClientGone)
+		status = statusClientGone
+		c.s.metrics.answered(status)
 	case c.headed:
-		c.s.metrics.answered(http.StatusOK) // the status that the client saw
+		c.s.metrics.answered(status) // the status that the client saw
 		c.stream.breakOff(c, f.err)
 	default:
+		status = f.err.Status
 		c.s.refuse(c.w, f.err)
 	}
+	c.trail.end(c.s, &ended{
+		id: c.id, account: c.key.Account(), asked: c.asked, mode: c.w.Header()[headerMode][0], finish: c.why, since: c.start,
+		first: c.first, streamed: c.head.Stream, failed: f, status: status, offered: c.offered,
+	})
 }
 
 func (c *call) logFailure(f *failure, worker router.ID) {
-	if f.outcome == router.ClientGone || f.outcome == router.Served {
+	if f.outcome == router.ClientGone || f.outcome == router.Served || f.reason == "hedged" {
 		return
 	}
-	c.s.log.Warn("attempt failed", "request", c.id, "worker", worker.String(), "model", c.head.Model, "reason", f.reason, "cause", f.cause)
+	c.s.log.Warn("attempt failed", "request", c.id, "worker", worker.String(), "model", c.want.Model, "reason", f.reason, "cause", f.cause)
 }

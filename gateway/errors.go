@@ -106,6 +106,14 @@ func (c *call) broken(err error) *failure {
 	return errFault("connection", err)
 }
 
+// tooSlow is a worker that is left for one that promises more.
+func (c *call) tooSlow(waited time.Duration) *failure {
+	return &failure{
+		outcome: router.WorkerSlow, reason: "slow", cause: os.ErrDeadlineExceeded,
+		err: openai.NewError(http.StatusGatewayTimeout, "worker_timeout", "no answer from the worker within %s", waited.Round(time.Millisecond)),
+	}
+}
+
 // tooLate is a worker that said nothing for too long.
 func (c *call) tooLate() *failure {
 	limit, what := c.s.cfg.Limits.FirstByteTimeout, "no answer"
@@ -130,6 +138,8 @@ func (c *call) checkHead() *failure {
 		}
 		return nil
 	}
+	c.stream.patience = 0 // it has spoken
+	_ = c.up.conn.Net().SetReadDeadline(c.stream.heard.Add(c.stream.limit(c)))
 	text, err := io.ReadAll(io.LimitReader(resp, errorHeadMax))
 	if err != nil {
 		return c.broken(err)
@@ -144,14 +154,16 @@ func (c *call) reported(e *openai.Error) *failure {
 		e.NoRetry = true
 		return &failure{outcome: router.Served, reason: "bad_request", err: e, final: true}
 	case http.StatusNotFound:
-		f := errFault("model_gone", nil)
-		f.outcome = router.WorkerBusy
-		return f
+		return errFault("model_gone", nil) // of this model alone: that the worker is full it does not say
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		if e.Code == receipt.KeysetNotServed {
 			c.up.lease.Handle.outgrown(time.Now())
 		}
-		return &failure{outcome: router.WorkerBusy, reason: "busy", err: errBusy()}
+		f := &failure{outcome: router.WorkerBusy, reason: "busy", err: errBusy()}
+		if sheet := c.up.lease.Handle.sheet.Load(); sheet != nil && sheet.Draining {
+			f.outcome = router.Unused // it says nothing of how much it can take
+		}
+		return f
 	case http.StatusGatewayTimeout:
 		f := c.tooLate()
 		f.cause = nil

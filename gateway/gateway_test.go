@@ -145,6 +145,14 @@ func (n *network) run(loop func(context.Context) error) (stop func()) {
 // worker connects a worker whose requests the handler answers.
 func (n *network) worker(name string, capacity int, handler http.HandlerFunc, models ...string) (id tunnel.ID, stop func()) {
 	n.t.Helper()
+	return n.join(name, capacity, handler, models, nil)
+}
+
+// join is worker, with a sheet and a dialer that change may alter.
+func (n *network) join(name string, capacity int, handler http.HandlerFunc, models []string,
+	change func(*offer.Sheet, *tunnel.DialerConfig),
+) (id tunnel.ID, stop func()) {
+	n.t.Helper()
 	identity, err := tunnel.LoadIdentity(filepath.Join(n.t.TempDir(), "identity.pem"))
 	if err != nil {
 		n.t.Fatal(err)
@@ -152,16 +160,13 @@ func (n *network) worker(name string, capacity int, handler http.HandlerFunc, mo
 	sheet := offer.Sheet{V: offer.Version, Version: 1, Name: name}
 	for _, m := range models {
 		sheet.Offers = append(sheet.Offers, offer.Offer{
-			Model: m, Engine: "script", ContextTokens: 4096, Features: []string{offer.FeatureChat},
+			Model: m, Engine: "script", ContextTokens: 8 << 20, Features: []string{offer.FeatureChat},
 			Price: offer.Price{In: 10, Out: 30}, Slots: capacity, Capacity: capacity,
 		})
 	}
-	report, err := json.Marshal(sheet)
-	if err != nil {
-		n.t.Fatal(err)
-	}
 	pin := n.server.ID()
-	d := tunnel.NewDialer(tunnel.DialerConfig{
+	var report []byte
+	c := tunnel.DialerConfig{
 		Identity: identity, Address: n.server.WorkerAddr().String(), Pin: &pin, Handler: handler,
 		Capacity: func() int { return capacity }, Log: slog.New(slog.DiscardHandler),
 		Attest: answering(n.t, machine(n.t, simtee.Config{}), keysetOf(identity.ID(), models...)),
@@ -172,8 +177,14 @@ func (n *network) worker(name string, capacity int, handler http.HandlerFunc, mo
 			}
 			return 1, report
 		},
-	})
-	stop = n.run(d.Run)
+	}
+	if change != nil {
+		change(&sheet, &c)
+	}
+	if report, err = json.Marshal(sheet); err != nil {
+		n.t.Fatal(err)
+	}
+	stop = n.run(tunnel.NewDialer(c).Run)
 	n.until("worker "+name+" is in the table", func() bool {
 		return strings.Contains(n.logs.String(), `"worker offers" worker=`+identity.ID().String())
 	})

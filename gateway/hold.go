@@ -38,13 +38,13 @@ type need struct {
 	ceiling nanoton.Amount
 }
 
-// need is what the request needs at an offer. A token is a byte of text at least; what pictures and sounds take nobody
+// need is what the request needs at a worker. A token is a byte of text at least; what pictures and sounds take nobody
 // can tell from their size.
-func (c *call) need(o *offer.Offer) (need, error) {
-	window := int64(o.ContextTokens)
-	n := need{price: o.Price.WithFee(c.s.money.fee), in: window, out: window}
-	if body := c.body.bytes(); !hasMedia(body) {
-		n.in = min(window, int64(len(body))+templateTokens)
+func (c *call) need(l *router.Grant) (need, error) {
+	window := int64(l.Offer.ContextTokens)
+	n := need{price: l.Price, in: window, out: window}
+	if !c.media {
+		n.in = min(window, int64(len(c.body.bytes()))+templateTokens)
 	}
 	if c.head.Limit > 0 {
 		n.out = min(window, c.head.Limit)
@@ -72,7 +72,7 @@ func (c *call) hold() *failure {
 	if c.s.money.clerk == nil {
 		return nil
 	}
-	n, err := c.need(c.up.lease.Offer)
+	n, err := c.need(&c.up.lease.Grant)
 	if err != nil {
 		return errFault("price", err)
 	}
@@ -81,7 +81,7 @@ func (c *call) hold() *failure {
 		if err == nil {
 			return nil
 		}
-		if try == clampTries || !c.clamp(&n, err) {
+		if try == clampTries || c.parked != nil || !c.clamp(&n, err) {
 			return c.unheld(err)
 		}
 	}
@@ -108,7 +108,7 @@ func (c *call) agreed(n *need) *clerk.Terms {
 	key, ceiling := c.key, n.ceiling
 	return &clerk.Terms{
 		Request: c.attemptID(), Account: key.Account(), Key: key.ID, User: c.user(),
-		Worker: receipt.Digest(l.Worker), Keyset: *l.Handle.keyset.Load(), Model: c.head.Model,
+		Worker: receipt.Digest(l.Worker), Keyset: *l.Handle.keyset.Load(), Model: c.want.Model,
 		Mode: receipt.Mode(c.s.mode(l.Handle)), Ask: l.Offer.Price, Price: n.price,
 		InMax: n.in, OutMax: n.out, Req: sha256.Sum256(c.body.bytes()),
 		Closed: func(cost nanoton.Amount, _ offer.Usage) { key.Release(ceiling, cost) },
@@ -201,11 +201,12 @@ func errBudget(b *accounts.BudgetError) *openai.Error {
 	return e
 }
 
-// closeBill ends the attempt's bill by how the attempt ended.
-func (c *call) closeBill(f *failure) {
+// closeBill ends the attempt's bill by how the attempt ended, and says what it costs, if that is known.
+func (c *call) closeBill(f *failure) (cost nanoton.Amount, known bool) {
 	if c.bill == nil {
-		return
+		return 0, false
 	}
+	cost, _, known = c.bill.Final()
 	c.bill.Relayed(c.stream.relayed, c.stream.bytes)
 	how := clerk.Done
 	switch {
@@ -217,8 +218,12 @@ func (c *call) closeBill(f *failure) {
 	default:
 		how = clerk.Failed
 	}
+	if how == clerk.Failed || how == clerk.Done && !known {
+		cost, known = 0, true // it is void
+	}
 	c.bill.Close(how)
 	c.bill, c.terms = nil, ""
+	return cost, known
 }
 
 // takeReceipt takes a receipt that came with the answer.

@@ -151,6 +151,11 @@ func (r routerState) Collect(ch chan<- prometheus.Metric) {
 		d := prometheus.NewDesc("cocoon_gateway_router_"+name, help, nil, nil)
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
 	}
+	breakers := prometheus.NewDesc("cocoon_gateway_router_breakers", "Endpoints by what their breakers do.", []string{"state"}, nil)
+	closed, open, half := r.s.table.Breakers(r.s.clock())
+	for state, n := range map[string]int{"closed": closed, "open": open, "half_open": half} {
+		ch <- prometheus.MustNewConstMetric(breakers, prometheus.GaugeValue, float64(n), state)
+	}
 	endpoints, slots, capacity := 0, 0, int64(0)
 	for _, m := range r.s.table.Models() {
 		endpoints += len(m.Offers)

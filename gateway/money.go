@@ -50,6 +50,7 @@ type money struct {
 	fee    int64       // parts per million
 	vault  *vault      // nil: no chain
 	rates  *rates.Feed // nil: no dollars are shown
+	secret []byte      // that accounts' cache salts are made of
 }
 
 // openMoney opens what bills, and mends what a crash left.
@@ -62,6 +63,9 @@ func openMoney(ctx context.Context, c *Config, id [32]byte, log *slog.Logger) (m
 	}()
 	if m.ledger, err = ledger.Open(ctx, c.LedgerURL()); err != nil {
 		return m, fmt.Errorf("ledger: %w", err)
+	}
+	if m.secret, err = loadSecret(ctx, m.ledger); err != nil {
+		return m, fmt.Errorf("cache salts: %w", err)
 	}
 	m.book, err = accounts.Open(ctx, accounts.Config{
 		Store: m.ledger, Limits: accounts.Limits{Concurrent: int64(c.Limits.ConcurrentPerKey)}, TestMoney: c.TestMoney, Log: log,

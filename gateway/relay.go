@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
@@ -26,6 +27,9 @@ const (
 	costRoom     = 48               // bytes that the cost adds to an answer
 	drainMax     = time.Second      // for the end of a stream after its [DONE]
 	blockingMax  = 64 << 10         // an answer up to this size fits the socket's buffer: writing it can't block long
+
+	progressEvery = time.Second / 2 // the router hears how fast a stream is
+	textToken     = 4               // bytes of text that count as a token there; of all workers alike
 )
 
 const (
@@ -46,9 +50,12 @@ type stream struct {
 	finishes  int     // choices that ended
 	relayed   int     // events with content that went into the output
 	bytes     int64   // of events in the output
+	text      int64   // bytes that the worker's events say, since the first content was sent
 	heard     time.Time
 	wrote     time.Time
-	stallFrom time.Time // when the write deadline was set
+	told      time.Time     // the router, of progress
+	patience  time.Duration // how long the first content may take before another worker is looked for; 0: no bound
+	stallFrom time.Time     // when the write deadline was set
 }
 
 // open begins to read events from the worker.
@@ -74,9 +81,9 @@ func (st *stream) reset(c *call) {
 	if st.out != nil {
 		*st.out = (*st.out)[:0]
 	}
-	st.early, st.begun, st.content, st.finishes, st.relayed, st.bytes = 0, false, false, 0, 0, 0
-	c.usage = openai.Usage{}
-	st.heard = c.sent
+	st.early, st.begun, st.content, st.finishes, st.relayed, st.bytes, st.text = 0, false, false, 0, 0, 0, 0
+	c.usage, c.why = openai.Usage{}, ""
+	st.heard, st.patience = c.sent, c.patience()
 	if st.wrote.IsZero() {
 		st.wrote = c.sent
 	}
@@ -90,32 +97,46 @@ func (st *stream) limit(c *call) time.Duration {
 	return c.s.cfg.Limits.FirstByteTimeout
 }
 
-// wake is when a read from the worker returns at the latest: to give up, or to send a sign of life, for which there is
-// no place in an answer that is not streamed.
+// wake is when a read from the worker returns at the latest: to give up, to look for another worker, or to send a sign of
+// life, for which there is no place in an answer that is not streamed.
 func (st *stream) wake(c *call) time.Time {
-	giveUp, sign := st.heard.Add(st.limit(c)), st.wrote.Add(c.s.cfg.Limits.KeepAlive)
-	if c.head.Stream && sign.Before(giveUp) {
+	at := st.heard.Add(st.limit(c))
+	if st.patience > 0 && !st.content {
+		if look := c.sent.Add(st.patience); look.Before(at) {
+			at = look
+		}
+	}
+	if sign := st.wrote.Add(c.s.cfg.Limits.KeepAlive); c.head.Stream && sign.Before(at) {
 		return sign
 	}
-	return giveUp
+	return at
 }
 
-// waited handles an error of a read from the worker: nil if it was only time for a sign of life. The deadline is
-// moved only here, so that reads in time cost nothing; therefore it may come early, which is no harm.
+// waited handles an error of a read from the worker: nil to read on, if it was only time for a sign of life, or to look for
+// another worker. The deadline is moved only here, so that reads in time cost nothing; therefore it may come early, which is
+// no harm.
 func (c *call) waited(err error) *failure {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return c.broken(err)
 	}
+	if c.lost() {
+		return errHedged()
+	}
 	now, st := time.Now(), &c.stream
-	if now.Sub(st.heard) >= st.limit(c) || !c.head.Stream {
+	if now.Sub(st.heard) >= st.limit(c) {
 		return c.tooLate()
 	}
-	if now.Sub(st.wrote) >= c.s.cfg.Limits.KeepAlive {
+	if st.patience > 0 && !st.content && now.Sub(c.sent) >= st.patience {
+		if f := c.elsewhere(now); f != nil {
+			return f
+		}
+	}
+	if c.head.Stream && now.Sub(st.wrote) >= c.s.cfg.Limits.KeepAlive {
 		if f := c.signOfLife(now); f != nil {
 			return f
 		}
 	}
-	if err := c.up.conn.Net().SetReadDeadline(st.wake(c)); err != nil {
+	if err := c.rearm(); err != nil {
 		return c.broken(err)
 	}
 	return nil
@@ -129,14 +150,25 @@ func (c *call) signOfLife(now time.Time) *failure {
 
 // relayStream passes events on until the stream's end.
 func (c *call) relayStream() *failure {
-	events := c.stream.open(c)
+	c.stream.open(c)
+	return c.pass(nil)
+}
+
+// pass passes on the events that came already, and then those that come.
+func (c *call) pass(early [][]byte) *failure {
+	events := c.stream.events
 	for {
-		data, err := events.Next()
-		if err != nil {
-			if f := c.ended(err); f != nil {
-				return f
+		var data []byte
+		if len(early) > 0 {
+			data, early = early[0], early[1:]
+		} else {
+			var err error
+			if data, err = events.Next(); err != nil {
+				if f := c.ended(err); f != nil {
+					return f
+				}
+				continue
 			}
-			continue
 		}
 		if string(data) == doneData {
 			return c.finish()
@@ -144,7 +176,7 @@ func (c *call) relayStream() *failure {
 		if f := c.event(data); f != nil {
 			return f
 		}
-		if c.stream.content && !events.Buffered() {
+		if c.stream.content && len(early) == 0 && !events.Buffered() {
 			if f := c.stream.flush(c); f != nil {
 				return f
 			}
@@ -187,9 +219,10 @@ func (c *call) event(data []byte) *failure {
 	if !st.begun {
 		st.begun = true
 		st.heard = time.Now()
-		_ = c.up.conn.Net().SetReadDeadline(st.wake(c)) // the limit is another one now; a dead connection says so when read
+		_ = c.rearm() // the limit is another one now; a dead connection says so when read
 	}
 	st.finishes += chunk.Finishes
+	c.why = cmp.Or(chunk.Finish, c.why)
 	if chunk.HasUsage {
 		c.usage = chunk.Usage
 		if chunk.NoChoices && !c.head.IncludeUsage {
@@ -210,6 +243,7 @@ func (c *call) event(data []byte) *failure {
 		st.relayed++
 	}
 	st.bytes += int64(len(data))
+	st.text += int64(chunk.Text)
 	st.early++
 	st.content = st.content || chunk.Content || chunk.Finishes > 0 || st.early > earlyEvents || len(*st.out) > earlyMax
 	return nil
@@ -261,8 +295,18 @@ func (st *stream) flush(c *call) *failure {
 	c.sendHead(now)
 	if !c.delivered { // from here on the answer is this worker's, and nobody needs the request any more
 		c.delivered = true
+		if c.parked != nil {
+			c.drop(c.outrun(now))
+		}
 		c.body.close(&c.s.memory)
-		c.model.ttft.Observe(now.Sub(c.start).Seconds())
+		c.first = now.Sub(c.start)
+		c.model.ttft.Observe(c.first.Seconds())
+		c.trail.first(c.s, &c.up.lease.Grant)
+		c.up.lease.First(c.s.clock())
+		st.told, st.text = now, 0
+	} else if now.Sub(st.told) >= progressEvery {
+		st.told = now
+		c.up.lease.Progress(c.s.clock(), st.text/textToken)
 	}
 	f := c.write(*st.out, now)
 	c.s.memory.put(st.out)
@@ -311,6 +355,7 @@ func (st *stream) close(c *call) {
 
 // relayAnswer passes on an answer that is not streamed, once it is whole and right.
 func (c *call) relayAnswer() *failure {
+	c.stream.patience = 0 // it answers
 	var b body
 	defer b.close(&c.s.memory)
 	if f := c.readAnswer(&b); f != nil {
@@ -331,6 +376,7 @@ func (c *call) relayAnswer() *failure {
 			return f
 		}
 	}
+	c.why = a.Finish
 	if c.usage = a.Usage; !a.HasUsage {
 		c.s.metrics.noUsage.Inc()
 	}
@@ -383,7 +429,9 @@ func (c *call) readAnswer(b *body) *failure {
 		case err == io.EOF: //nolint:errorlint // the contract of io.Reader
 			return nil
 		case err != nil:
-			return c.broken(err)
+			if f := c.waited(err); f != nil {
+				return f
+			}
 		}
 	}
 }

@@ -33,3 +33,6 @@ func (b *retryBudget) take() bool {
 		}
 	}
 }
+
+// enough tells whether take would find enough now.
+func (b *retryBudget) enough() bool { return b.balance.Load() >= retryCost }

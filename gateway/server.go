@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -19,6 +20,7 @@ import (
 
 	"cocoon/attest/collateral"
 	"cocoon/attest/nvgpu"
+	"cocoon/billing/ledger"
 	"cocoon/billing/ton"
 	"cocoon/billing/treasury"
 	"cocoon/gateway/accounts"
@@ -37,6 +39,7 @@ const (
 	refreshPeriod  = time.Second / 2  // enrolments and the policy are looked at this often: a revocation counts within a second
 	IdentityFile   = "identity.pem"   // in the data folder
 	certificateAge = time.Minute      // the TLS certificate's files are looked at this often
+	promptSlots    = 1 << 18          // blocks of prompts that are remembered, of 1 KiB: 18 MiB of memory once they are there
 )
 
 // Server is a gateway. New makes it, Listen opens its data folder and sockets, Run serves until its context ends.
@@ -51,6 +54,9 @@ type Server struct {
 	money    *money
 	gate     gate
 	table    *router.Table[*member]
+	shared   bool         // other gateways route to the same workers
+	seed     maphash.Seed // of models' names
+	tenants  func(ledger.Account) tenant
 	supply   supply
 	tunnel   *tunnel.Server
 	memory   memory
@@ -74,8 +80,10 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry, version string)
 	}
 	s := &Server{
 		cfg: cfg, log: log, version: version, registry: reg, began: time.Now(),
-		table: router.New[*member](router.Config{FeePPM: cfg.FeePPM, Seed: rand.Uint64(), Shared: cfg.Ledger != ""}),
+		shared: shared(cfg.LedgerURL()), seed: maphash.MakeSeed(),
 	}
+	s.table = router.New[*member](router.Config{FeePPM: cfg.FeePPM, Seed: rand.Uint64(), Shared: s.shared, Slots: promptSlots})
+	s.tenants = func(a ledger.Account) tenant { return tenantOf(s.money.secret, a) }
 	s.gate = gate{workers: OpenWorkers(cfg.DataDir), auto: cfg.Enrolment == "auto"}
 	s.gate.states.Store(&map[tunnel.ID]string{})
 	s.memory.limit = int64(cfg.Limits.BufferedMiB) << 20
@@ -208,6 +216,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.money.book.Run(ctx) })
 	group.Go(func() error { return s.refresh(ctx) })
 	group.Go(func() error { return s.tend(ctx) })
+	group.Go(func() error { return s.tellDemand(ctx) })
 	group.Go(func() error { return s.appraiser.store.Run(ctx) })
 	if s.basis.feed != nil {
 		group.Go(func() error { return s.watchRegistry(ctx) })

@@ -163,7 +163,7 @@ func TestEndpoints(t *testing.T) {
 			t.Fatalf("%s: %d %s", path, status, text)
 		}
 		e := got.Endpoints[0]
-		if e.Provider != "w" || e.Tag != id.String() || e.Context != 4096 || e.Quantization != "unknown" || *e.Uptime != 90 || !near(e.Latency.P50, 200) || !near(e.Throughput.P50, 50) {
+		if e.Provider != "w" || e.Tag != id.String() || e.Context != 8<<20 || e.Quantization != "unknown" || *e.Uptime != 90 || !near(e.Latency.P50, 200) || !near(e.Throughput.P50, 50) {
 			t.Errorf("%s: %s", path, text)
 		}
 	}
@@ -257,7 +257,7 @@ func TestRouterMetrics(t *testing.T) {
 	for name, want := range map[string]float64{
 		`router_picks_total{class="throughput",model="m"}`: 2, `router_removed_total{reason="busy"}`: 4, `router_explored_total{}`: 1,
 		`router_cached_tokens_promised_total{}`: 100, `router_cached_tokens_found_total{}`: 50, `router_shed_total{class="price"}`: 1,
-		`router_endpoints{}`: 1, `router_slots{}`: 4, `router_ttft_ratio{}`: 1, `router_picks_behind_total{}`: modelLabelsMax + 50,
+		`router_breakers{state="closed"}`: 1, `router_breakers{state="open"}`: 0, `router_endpoints{}`: 1, `router_slots{}`: 4, `router_ttft_ratio{}`: 1, `router_picks_behind_total{}`: modelLabelsMax + 50,
 		`router_picks_total{class="balanced",model="other"}`: 51,
 	} {
 		if got["cocoon_gateway_"+name] != want {

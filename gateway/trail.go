@@ -148,7 +148,7 @@ func resultOf(f *failure) market.Result {
 		return market.Served
 	case f.outcome == router.ClientGone:
 		return market.Gone
-	case f.outcome == router.WorkerBusy:
+	case f.outcome == router.WorkerBusy, f.outcome == router.Unused:
 		return market.Busy
 	case f.outcome == router.WorkerFault, f.outcome == router.WorkerSlow:
 		return market.Fault

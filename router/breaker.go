@@ -48,6 +48,14 @@ func (t *trip) breaks(now time.Duration, failed bool) time.Duration {
 	return d + time.Duration(t.jitter%uint64(d/4))
 }
 
+// busy takes in how a lease ended, with so many requests on the machine.
+func (s *speed) busy(now time.Duration, o Outcome, inflight int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.room.ended(now, o, inflight)
+	s.limit.Store(s.room.limit(now))
+}
+
 // outcome takes in how a lease ended, for whose end the worker may be to blame.
 func (s *speed) outcome(now time.Duration, failed bool) {
 	s.mu.Lock()

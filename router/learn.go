@@ -95,6 +95,8 @@ type speed struct {
 	open atomic.Int64        // the breaker: 0 closed, else open until then (time.Duration)
 	warm [ages]atomic.Uint64 // float64: how much of what the prefix index promises is found, by its age
 	old  atomic.Bool         // few or no fresh samples
+	// limit is the capacity to go by, requests on the machine.
+	limit atomic.Int64
 
 	model  string
 	holder uint32 // its number in the prefix index
@@ -108,6 +110,15 @@ type speed struct {
 	hits [ages]quotient
 	fail quotient // failures by requests
 	trip trip
+	room capacity
+}
+
+// offers sets the capacity on offer.
+func (s *speed) offers(capacity int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.room.offered = capacity
+	s.limit.Store(s.room.limit(s.room.full))
 }
 
 // line fits seconds a token over the requests in flight.
@@ -163,7 +174,7 @@ func (f *fit) line() (base, perToken float64) {
 
 // newSpeed begins with what is typical for the model.
 func newSpeed(model string, holder uint32, rate, step float64) *speed {
-	s := &speed{model: model, holder: holder}
+	s := &speed{model: model, holder: holder, room: capacity{learned: math.Inf(1)}}
 	s.rate.begin(1000/rate, 1000)
 	s.fit.prior = 1 / rate
 	s.step.begin(100*step, 100)
@@ -228,6 +239,7 @@ func (s *speed) settle(now time.Duration) (rate, step float64, sampled bool) {
 	defer s.mu.Unlock()
 	sampled = s.rate.samples >= enough && s.step.samples >= enough
 	s.old.Store(!sampled || now-s.rate.at > 2*fadeAfter)
+	s.limit.Store(s.room.limit(now))
 	s.publishFaded(now)
 	_, perToken := s.fit.line()
 	return 1 / perToken, s.perToken(), sampled

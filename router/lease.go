@@ -135,7 +135,10 @@ func (l *Grant) Release(now time.Duration, d Done) {
 	} else {
 		l.live.streams.Add(-1)
 	}
-	l.live.ended(d.Outcome, inflight)
+	l.live.ended(d.Outcome)
+	if d.Outcome == Served || d.Outcome == WorkerBusy {
+		l.speed.busy(now, d.Outcome, inflight)
+	}
 	switch d.Outcome {
 	case Served:
 		l.speed.outcome(now, false)

@@ -15,7 +15,7 @@ const (
 	topMax = 4
 	// alike is how close scores count as equal: then the one that was picked longest ago is taken, or those of equal price
 	// and speed would starve.
-	alike = 1.02
+	alike = 1.05
 	// explore is how many picks in a thousand may go to a worker that is not known well, if it promises at most exploreMost
 	// times the best score.
 	explore     = 10

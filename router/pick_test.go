@@ -424,3 +424,27 @@ func TestInflightNeverDrifts(t *testing.T) {
 		}
 	})
 }
+
+// TestFullModel has a worker be full for one of its models: that says nothing of the other one, and is forgotten.
+func TestFullModel(t *testing.T) {
+	table := New[int](Config{})
+	table.Update(0, selling(1, 1000, "m", "other"))
+	for range 5 {
+		l, err := table.Pick(&Request{Model: "m"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Release(0, Done{Outcome: WorkerBusy})
+	}
+	a := pick(t, table, Request{Model: "m"})
+	if _, err := table.Pick(&Request{Model: "m"}); !errors.Is(err, ErrBusy) {
+		t.Errorf("two at once of a model that takes one: %v", err)
+	}
+	a.Release(0, Done{Outcome: Unused})
+	for range 10 {
+		pick(t, table, Request{Model: "other"})
+	}
+	table.Tend(at(60))
+	pick(t, table, Request{Model: "m", Now: at(60)})
+	pick(t, table, Request{Model: "m", Now: at(60)})
+}

@@ -263,6 +263,7 @@ func (t *table) change(m *model, old, next *worker) {
 // endpoint makes the view of an offer. The caller holds mu.
 func (t *table) endpoint(m *model, w *worker, o *offer.Offer) endpoint {
 	s := w.live.speed(m.name, m.priors.Load(), t.number)
+	s.offers(int64(o.Capacity))
 	price := o.Price.WithFee(t.cfg.FeePPM)
 	e := endpoint{
 		live: w.live, speed: s, worker: w, offer: o, price: price,
@@ -342,7 +343,7 @@ func (t *table) Model(name string) (Model, bool) {
 		if !seen[e.live] {
 			seen[e.live] = true
 			d.Inflight += e.live.inflight.Load()
-			d.Capacity += e.live.limit.Load()
+			d.Capacity += e.speed.limit.Load()
 		}
 	}
 	return d, true

@@ -129,7 +129,7 @@ func (q *query) removes(e *endpoint) (reason Reason, out bool) {
 	case e.speed.open.Load() > int64(q.now):
 		return RemovedBroken, true
 	}
-	if n := e.live.inflight.Load(); n > 0 && float64(n) >= q.room(e) || e.live.limit.Load() == 0 {
+	if n := e.live.inflight.Load(); n > 0 && float64(n) >= q.room(e) || e.speed.limit.Load() == 0 {
 		return RemovedBusy, true
 	}
 	return 0, false
@@ -137,7 +137,7 @@ func (q *query) removes(e *endpoint) (reason Reason, out bool) {
 
 // room is how many requests of this sort a machine may have.
 func (q *query) room(e *endpoint) float64 {
-	limit := float64(e.live.limit.Load())
+	limit := float64(e.speed.limit.Load())
 	return max(limit*q.weight.Room+0.999, 1) // rounded up when compared with a whole number
 }
 

@@ -16,7 +16,6 @@ import (
 
 	"cocoon/billing/ledger"
 	"cocoon/internal/nanoton"
-	"cocoon/router/offer"
 )
 
 // Key is an API key at work. It stays the same object while its settings change, so that its counts go on.
@@ -40,6 +39,7 @@ type settings struct {
 	tokens     *rate.Limiter
 	ledgerName ledger.Account
 	provider   atomic.Pointer[any] // what ProviderOf made of the record's
+	kept       atomic.Pointer[any] // what KeptOf made of the account
 }
 
 // apply makes a record and its account count.
@@ -115,12 +115,6 @@ func matches(pattern, name string) bool {
 	return false
 }
 
-// Pays says whether a price, as the customer pays it, is within the key's cap.
-func (k *Key) Pays(p offer.Price) bool {
-	c := k.set.Load().record.Cap
-	return (c.In == 0 || max(p.In, p.Cached) <= c.In) && (c.Out == 0 || p.Out <= c.Out)
-}
-
 // Cap gives the most that the key pays for a million tokens, as Pays sees it: of the prompt, of what is cached of it, and
 // of the answer. One below zero is no bound.
 func (k *Key) Cap() (in, cached, out nanoton.Amount) {
@@ -148,6 +142,20 @@ func ProviderOf[T any](k *Key, read func(provider json.RawMessage) T) *T {
 	}
 	t := new(read(s.record.Provider))
 	s.provider.Store(new(any(t)))
+	return t
+}
+
+// KeptOf gives what f makes of the name of the key's account. It is made once each time that the key changes, or another T is
+// asked for. It is not to be changed.
+func KeptOf[T any](k *Key, f func(account ledger.Account) T) *T {
+	s := k.set.Load()
+	if p := s.kept.Load(); p != nil {
+		if t, ok := (*p).(*T); ok {
+			return t
+		}
+	}
+	t := new(f(s.ledgerName))
+	s.kept.Store(new(any(t)))
 	return t
 }
 

@@ -19,7 +19,6 @@ import (
 	"pgregory.net/rapid"
 
 	"cocoon/billing/ledger"
-	"cocoon/router/offer"
 )
 
 // loose makes a key that no ledger knows, for what needs none.
@@ -302,25 +301,6 @@ func TestMatchesIsTheRegexp(t *testing.T) {
 			t.Fatalf("%q and %q: %v", pattern, name, got)
 		}
 	})
-}
-
-func TestPays(t *testing.T) {
-	for _, tc := range []struct {
-		cap   Cap
-		price offer.Price
-		want  bool
-	}{
-		{Cap{}, offer.Price{In: 1e9, Cached: 1e9, Out: 1e9}, true},
-		{Cap{In: 5}, offer.Price{In: 5, Cached: 5, Out: 1e9}, true},
-		{Cap{In: 5}, offer.Price{In: 6}, false},
-		{Cap{In: 5}, offer.Price{In: 1, Cached: 6}, false},
-		{Cap{Out: 5}, offer.Price{In: 100, Out: 5}, true},
-		{Cap{Out: 5}, offer.Price{Out: 6}, false},
-	} {
-		if got := loose(newClock(), Settings{Cap: tc.cap}, Account{}).Pays(tc.price); got != tc.want {
-			t.Errorf("%+v pays %+v: %v", tc.cap, tc.price, got)
-		}
-	}
 }
 
 // BenchmarkEnter is what each request pays: without limits nearly nothing.

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoon/billing/ledger"
 	"cocoon/internal/nanoton"
 )
 
@@ -84,5 +85,28 @@ func TestCap(t *testing.T) {
 		if in, cached, out := loose(newClock(), Settings{Cap: tc.cap}, Account{}).Cap(); in != tc.in || cached != tc.cached || out != tc.out {
 			t.Errorf("%+v: %d, %d, %d", tc.cap, in, cached, out)
 		}
+	}
+}
+
+func TestKept(t *testing.T) {
+	s := newShelf(t)
+	b := s.open(s.config(s.ledger()))
+	k := s.key(b, Settings{})
+	made := 0
+	name := func(a ledger.Account) string { made++; return string(a) }
+	for range 3 {
+		if got := KeptOf(k, name); *got != "customer:default" {
+			t.Fatalf("made of %q", *got)
+		}
+	}
+	if made != 1 {
+		t.Errorf("it was made %d times", made)
+	}
+	if n := testing.AllocsPerRun(100, func() { KeptOf(k, name) }); n > 0 {
+		t.Errorf("a request for it allocates %v times", n)
+	}
+	must(t, b.UpdateKey(t.Context(), k.ID, func(s *Settings) error { s.Name = "other"; return nil }))
+	if KeptOf(k, name); made != 2 {
+		t.Errorf("after a change it was made %d times", made)
 	}
 }

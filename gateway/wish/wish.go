@@ -27,7 +27,7 @@
 //	                                       These two put behind all others who is predicted not to reach them; 0 asks nothing.
 //	                                       Or {"p50": number, "p75": ..., "p90": ..., "p99": ...}
 //	attestation               "sealed", "gateway", "unprotected", "simulated": the least that must be proved (ours)
-//	hedge                     bool         true: a slow worker is left for another one early; costs more (ours)
+//	hedge                     bool         true: when a worker is slow to begin another one is asked as well (ours)
 //	data_collection           "allow" or "deny"
 //	zdr                       bool
 //
@@ -72,7 +72,7 @@ const sessionMax = 256
 // Wish is what a caller asks for, and which of it was named.
 type Wish struct {
 	router.Wish
-	// Hedge asks to leave a slow worker early.
+	// Hedge asks to have another worker asked as well when one is slow to begin.
 	Hedge bool
 
 	named member // a set

@@ -10,6 +10,8 @@ type Answer struct {
 	HasUsage bool
 	// Finishes counts the choices with a finish_reason.
 	Finishes int
+	// Finish is why the last of them ended, as Chunk has it.
+	Finish string
 	// Error tells of a top-level error that is not null.
 	Error bool
 	usage span // of the usage object
@@ -27,5 +29,5 @@ func ReadAnswer(body []byte) (Answer, error) {
 	if !c.read(&s) {
 		return Answer{}, fmt.Errorf("reading answer: %s at byte %d", s.why, s.pos)
 	}
-	return Answer{Usage: c.Usage, HasUsage: c.HasUsage, Finishes: c.Finishes, Error: c.Error, usage: c.usage}, nil
+	return Answer{Usage: c.Usage, HasUsage: c.HasUsage, Finishes: c.Finishes, Finish: c.Finish, Error: c.Error, usage: c.usage}, nil
 }

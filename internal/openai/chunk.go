@@ -28,8 +28,12 @@ type Chunk struct {
 	NoChoices bool
 	// Finishes counts the choices with a finish_reason.
 	Finishes int
+	// Finish is why the last of them ended: stop, length, tool_calls, function_call, content_filter or other; empty if none did.
+	Finish string
 	// Content tells that some choice carries more than a role: text, reasoning, tool calls, a refusal and so on.
 	Content bool
+	// Text is how many bytes of text the choices carry, decoded: answer, reasoning, refusal and the arguments of tools.
+	Text int
 	// Error tells of a top-level error that is not null.
 	Error bool
 }
@@ -92,7 +96,7 @@ func (c *Chunk) read(s *scanner) bool {
 }
 
 func (c *Chunk) readChoices(s *scanner) {
-	c.NoChoices, c.Finishes, c.Content = true, 0, false
+	c.NoChoices, c.Finishes, c.Finish, c.Content, c.Text = true, 0, "", false, 0
 	if s.literal("null") {
 		return
 	}
@@ -114,15 +118,20 @@ func (c *Chunk) readChoice(s *scanner) {
 	}
 	s.open()
 	finished, text, delta := false, false, false
+	inText, inDelta := 0, 0
 	for key, ok := s.member(true); ok; key, ok = s.member(false) {
 		switch string(key) {
 		case "finish_reason":
 			// Some engines send "" until the end.
-			finished = s.filled()
+			s.peek() // to where it begins
+			start := s.pos
+			if finished = s.filled(); finished {
+				c.Finish = finishWord(s.data[start:s.pos])
+			}
 		case "text":
-			text = s.filled()
+			inText, text = s.measured()
 		case "delta":
-			delta = readDelta(s)
+			inDelta, delta = readDelta(s)
 		default:
 			s.skip()
 		}
@@ -131,23 +140,118 @@ func (c *Chunk) readChoice(s *scanner) {
 		c.Finishes++
 	}
 	c.Content = c.Content || text || delta
+	c.Text += inText + inDelta
 }
 
-// readDelta tells whether a delta has more than a role in it.
-func readDelta(s *scanner) (content bool) {
+// finishWord is a finish_reason, given as JSON, as a word of a closed set.
+func finishWord(raw []byte) string {
+	switch string(raw) {
+	case `"stop"`:
+		return "stop"
+	case `"length"`:
+		return "length"
+	case `"tool_calls"`:
+		return "tool_calls"
+	case `"function_call"`:
+		return "function_call"
+	case `"content_filter"`:
+		return "content_filter"
+	}
+	return "other"
+}
+
+// readDelta tells whether a delta has more than a role in it, and how many bytes of text. Some engines give reasoning under
+// two names; it counts once.
+func readDelta(s *scanner) (text int, content bool) {
 	if s.literal("null") {
-		return false
+		return 0, false
 	}
 	if s.peek() != '{' {
-		return s.fail("delta is not an object")
+		return 0, s.fail("delta is not an object")
 	}
 	s.open()
+	var answer, reasoning, refusal, calls int // of a key given twice the last counts
 	for key, ok := s.member(true); ok; key, ok = s.member(false) {
-		if s.filled() && string(key) != "role" {
-			content = true
+		filled := false
+		switch string(key) {
+		case "role":
+			s.skip()
+		case "content":
+			answer, filled = s.measured()
+		case "reasoning", "reasoning_content":
+			reasoning, filled = s.measured()
+		case "refusal":
+			refusal, filled = s.measured()
+		case "tool_calls":
+			start := s.pos
+			if filled = s.filled(); filled {
+				calls = arguments(s.data[start:s.pos])
+			}
+		default:
+			filled = s.filled()
+		}
+		content = content || filled
+	}
+	return answer + reasoning + refusal + calls, content
+}
+
+// measured steps over a value, as filled does, and tells how many bytes of text it is, 0 if it is not a string.
+func (s *scanner) measured() (n int, filled bool) {
+	if s.peek() != '"' {
+		return 0, s.filled()
+	}
+	raw, _ := s.str()
+	return textLen(raw), len(raw) > 0
+}
+
+// textLen is how long a string is without its escapes, of which each counts as one byte.
+func textLen(raw []byte) int {
+	n := len(raw)
+	for {
+		i := bytes.IndexByte(raw, '\\')
+		if i < 0 || i+1 >= len(raw) {
+			return n
+		}
+		size := 2
+		if raw[i+1] == 'u' {
+			size = min(6, len(raw)-i)
+		}
+		n -= size - 1
+		raw = raw[i+size:]
+	}
+}
+
+// arguments is how many bytes of arguments there are in tool_calls. What else it has, and what is not as it should be, counts
+// as nothing.
+func arguments(calls []byte) (n int) {
+	s := scanner{data: calls}
+	if s.peek() != '[' {
+		return 0
+	}
+	s.open()
+	for ok := s.element(true); ok; ok = s.element(false) {
+		if s.peek() != '{' {
+			s.skip()
+			continue
+		}
+		s.open()
+		for key, ok := s.member(true); ok; key, ok = s.member(false) {
+			if string(key) != "function" || s.peek() != '{' {
+				s.skip()
+				continue
+			}
+			s.open()
+			for key, ok := s.member(true); ok; key, ok = s.member(false) {
+				if string(key) != "arguments" {
+					s.skip()
+					continue
+				}
+				more, _ := s.measured()
+				n += more
+			}
 		}
 	}
-	return content
+	return n
 }
 
 func (u *Usage) read(s *scanner) {

@@ -33,7 +33,7 @@ func TestReadChunkUsual(t *testing.T) {
 			`{"choices":[{"index":0,"delta":{"content":"Hi"},"logprobs":null,"finish_reason":null}]}`,
 			Chunk{Content: true},
 		},
-		{"finish", `{"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]}`, Chunk{Finishes: 1}},
+		{"finish", `{"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]}`, Chunk{Finishes: 1, Finish: "stop"}},
 		{
 			"usage", `{"choices":[],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29,` +
 				`"prompt_tokens_details":{"cached_tokens":7,"audio_tokens":0},"completion_tokens_details":{` +
@@ -44,11 +44,11 @@ func TestReadChunkUsual(t *testing.T) {
 			"vLLM usage in every chunk", `{"choices":[{"delta":{"content":"x"},"finish_reason":"length",` +
 				`"stop_reason":null}],` +
 				`"usage":{"prompt_tokens":3,"total_tokens":4,"completion_tokens":1,"prompt_tokens_details":null}}`,
-			Chunk{Usage: Usage{Prompt: 3, Completion: 1}, HasUsage: true, Finishes: 1, Content: true},
+			Chunk{Usage: Usage{Prompt: 3, Completion: 1}, HasUsage: true, Finishes: 1, Finish: "length", Content: true},
 		},
 		{
 			"Ollama end", `{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"stop"}]}`,
-			Chunk{Finishes: 1},
+			Chunk{Finishes: 1, Finish: "stop"},
 		},
 		{
 			"llama.cpp timings", `{"choices":[],"usage":{"completion_tokens":2,"prompt_tokens":1},"timings":{` +
@@ -59,7 +59,7 @@ func TestReadChunkUsual(t *testing.T) {
 			"white space",
 			"\t" + `{ "choices" : [ { "delta" : { "content" : "x" } , "finish_reason" : "stop" } ] , "usage" : { } }` +
 				"\r\n",
-			Chunk{HasUsage: true, Finishes: 1, Content: true},
+			Chunk{HasUsage: true, Finishes: 1, Finish: "stop", Content: true},
 		},
 		{"reasoning", `{"choices":[{"delta":{"reasoning":"hm"}}]}`, Chunk{Content: true}},
 		{
@@ -89,7 +89,7 @@ func TestReadChunkUsual(t *testing.T) {
 			`{"object":"text_completion","choices":[{"text":"Hi","index":0,"logprobs":null,"finish_reason":null}]}`,
 			Chunk{Content: true},
 		},
-		{"text empty", `{"choices":[{"text":"","finish_reason":"stop"}]}`, Chunk{Finishes: 1}},
+		{"text empty", `{"choices":[{"text":"","finish_reason":"stop"}]}`, Chunk{Finishes: 1, Finish: "stop"}},
 	})
 }
 
@@ -99,7 +99,7 @@ func TestReadChunkOdd(t *testing.T) {
 		{
 			"many choices",
 			`{"choices":[{"delta":{"content":"a"}},{"finish_reason":"stop"},{"delta":{},"finish_reason":"length"}]}`,
-			Chunk{Finishes: 2, Content: true},
+			Chunk{Finishes: 2, Finish: "length", Content: true},
 		},
 		{"no choices", `{"object":"x"}`, Chunk{NoChoices: true}},
 		{"choices null", `{"choices":null}`, Chunk{NoChoices: true}},
@@ -150,17 +150,41 @@ func testChunks(t *testing.T, tests []chunkTest) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tc.want, got, cmpopts.IgnoreUnexported(Chunk{})); diff != "" {
+			if diff := cmp.Diff(tc.want, got, cmpopts.IgnoreUnexported(Chunk{}), cmpopts.IgnoreFields(Chunk{}, "Text")); diff != "" {
 				t.Errorf("chunk (-want +got):\n%s", diff)
 			}
 			a, err := ReadAnswer([]byte(tc.data))
-			want := Answer{Usage: tc.want.Usage, HasUsage: tc.want.HasUsage, Finishes: tc.want.Finishes, Error: tc.want.Error}
+			want := Answer{Usage: tc.want.Usage, HasUsage: tc.want.HasUsage, Finishes: tc.want.Finishes, Finish: tc.want.Finish, Error: tc.want.Error}
 			a.usage = span{}
 			if err != nil || a != want {
 				t.Errorf("ReadAnswer = %+v, %v, want %+v", a, err, want)
 			}
 			checkChunk(t, []byte(tc.data))
 		})
+	}
+}
+
+// TestChunkText counts what a reader sees, however it is spelled and cut into chunks.
+func TestChunkText(t *testing.T) {
+	for _, tc := range []struct {
+		data string
+		want int
+	}{
+		{`{"choices":[{"delta":{"role":"assistant","content":""}}]}`, 0},
+		{`{"choices":[{"delta":{"content":"hello"}}]}`, 5},
+		{`{"choices":[{"delta":{"content":"a\u0041\n\"b"}}]}`, 5},
+		{`{"choices":[{"delta":{"content":"one"}},{"delta":{"content":"two"}}]}`, 6},
+		{`{"choices":[{"text":"abc"}]}`, 3},
+		{`{"choices":[{"delta":{"content":"ab","reasoning":"think","reasoning_content":"think","refusal":"no"}}]}`, 9},
+		{`{"choices":[{"delta":{"content":"long long","content":"x"}}]}`, 1},
+		{`{"choices":[{"delta":{"content":null,"padding":"xxxxxxxxxxxxxxxx"}}]}`, 0},
+		{`{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"call_1","function":{"name":"f","arguments":"{\"a\":1}"}},
+			{"function":{"arguments":"{}"}}]}}]}`, 9},
+		{`{"choices":[{"delta":{"tool_calls":[7,{"function":7},{"function":{"arguments":{"a":"b"}}}]}}]}`, 0},
+	} {
+		if c, err := ReadChunk([]byte(tc.data)); err != nil || c.Text != tc.want {
+			t.Errorf("%s: %d bytes of text, %v, want %d", tc.data, c.Text, err, tc.want)
+		}
 	}
 }
 
@@ -205,7 +229,7 @@ func TestReadAnswer(t *testing.T) {
 		`"content":"{\"usage\":null}","annotations":[]},"finish_reason":"stop"},{"index":1,"message":{},` +
 		`"finish_reason":"length"}],` +
 		`"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21},"service_tier":"default"}` + "\n"))
-	want := Answer{Usage: Usage{Prompt: 9, Completion: 12}, HasUsage: true, Finishes: 2}
+	want := Answer{Usage: Usage{Prompt: 9, Completion: 12}, HasUsage: true, Finishes: 2, Finish: "length"}
 	got.usage = span{}
 	if err != nil || got != want {
 		t.Errorf("ReadAnswer = %+v, %v, want %+v", got, err, want)
@@ -341,6 +365,11 @@ func checkChunk(t *testing.T, data []byte) {
 	}
 	var r reader
 	want := r.chunk(v)
+	want.Finish = got.Finish // of words with escapes in them it is "other"
+	want.Text = got.Text
+	if got.Text < 0 || got.Text > len(data) {
+		t.Fatalf("%d bytes of text: %s", got.Text, data)
+	}
 	if r.bad || depth > 64 {
 		if err == nil {
 			t.Fatalf("accepted: %s", data)
