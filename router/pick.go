@@ -20,15 +20,15 @@ const (
 	// times the best score.
 	explore     = 10
 	exploreMost = 3.0
-	// waitMost is how many seconds a request may have to wait at a worker, or waitAnswers times as long as its own answer takes:
-	// beyond that, and with waitFew requests there, the worker counts as full, for an answer that comes too late is work for
-	// nothing. Both are multiplied with waitCold for a prompt that has to be read whole, and with up to waitCold+waitWarm for
-	// one that is cached: when not all can be served, those are that cost least.
-	waitMost    = 2.0
-	waitAnswers = 0.5
-	waitFew     = 8
-	waitCold    = 0.1
-	waitWarm    = 2.0
+	// coldMost is how many seconds a request may have to wait at a worker that has to read its prompt whole, or coldAnswers times
+	// as long as its own answer takes; cachedMost and cachedAnswers the same for a prompt that is cached, and in between for a part.
+	// Beyond that a worker with waitFew requests or more counts as full: an answer that comes too late is work for nothing,
+	// and when not all can be served, those are that cost least.
+	coldMost      = 2.0
+	coldAnswers   = 0.25
+	cachedMost    = 5.0
+	cachedAnswers = 1.0
+	waitFew       = 12
 	// retakes is how often a pick begins anew when everything it chose filled up meanwhile.
 	retakes = 3
 	// scanBusy is how many picks share one look at all of a large market when the chosen part of it is busy: to look at all
@@ -206,7 +206,7 @@ func (s *scan) look(at int32) {
 	}
 	var b bid
 	s.promise(e, at, &b)
-	if b.wait >= waitCold*waitMost && s.late(e, &b) {
+	if b.wait >= coldMost && s.late(e, &b) {
 		s.removed[RemovedBusy]++
 		return
 	}
@@ -218,7 +218,12 @@ func (s *scan) look(at int32) {
 
 // late tells whether a worker would let the request wait for too long.
 func (s *scan) late(e *endpoint, b *bid) bool {
-	return e.live.inflight.Load() >= waitFew && b.wait > max(waitMost, waitAnswers*(b.total-b.wait))*(waitCold+waitWarm*b.cached/max(s.tokens, 1))
+	if e.live.inflight.Load() < waitFew {
+		return false
+	}
+	answer, warm := b.total-b.wait, b.cached/max(s.tokens, 1)
+	cold := max(coldMost, coldAnswers*answer)
+	return b.wait > cold+warm*(max(cachedMost, cachedAnswers*answer)-cold)
 }
 
 // promise works out what an endpoint promises, and how far behind others it is to be put.

@@ -51,7 +51,7 @@ const (
 	homeDraw = 0.97
 	// fair is how many times what its speed is worth a worker may ask before the rest counts as a premium, and premiumPart how
 	// much of the premium multiplies the score: so much that asking 1.5 times what equals ask earns less than asking the same.
-	fair        = 1.15
+	fair        = 1.1
 	premiumPart = 0.5
 )
 

