@@ -218,7 +218,7 @@ func (s *scan) look(at int32) {
 
 // late tells whether a worker would let the request wait for too long.
 func (s *scan) late(e *endpoint, b *bid) bool {
-	if e.live.inflight.Load() < waitFew {
+	if e.live.inflight.Load() < waitFew || e.speed.old.Load() { // of what is not known nothing is foretold
 		return false
 	}
 	answer, warm := b.total-b.wait, b.cached/max(s.tokens, 1)

@@ -161,7 +161,7 @@ func recovery(t *testing.T, act Act) (all []*Result) {
 	if first > recoveryLimit*firstLong {
 		t.Errorf("TTFT p99 is %.2f s five seconds later, %.2f s when it happened long ago", first, firstLong)
 	}
-	if end > recoveryLimit*endLong {
+	if end > wholeLimit*endLong {
 		t.Errorf("p99 of whole answers is %.1f s five seconds later, %.1f s when it happened long ago", end, endLong)
 	}
 	return all
@@ -169,6 +169,9 @@ func recovery(t *testing.T, act Act) (all []*Result) {
 
 // recoveryLimit is the noise of a p99 of half a minute in five runs.
 const recoveryLimit = 1.25
+
+// wholeLimit is that of whole answers: the longest few of some two thousand decide.
+const wholeLimit = 1.4
 
 func TestSlowWorker(t *testing.T) { recovery(t, ActSlow) }
 
