@@ -27,14 +27,8 @@ func drain(args []string, stdout, stderr io.Writer) int {
 	path := flags.String("config", "worker.yaml", "configuration `file`")
 	noWait := flags.Bool("no-wait", false, "don't wait until nothing runs")
 	undo := flags.Bool("undo", false, "take requests again")
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return exitUsage
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "unexpected argument %q\n\n%s", flags.Arg(0), drainUsage)
-		return exitUsage
+	if exit, ok := parse(flags, args, drainUsage); !ok {
+		return exit
 	}
 	ctx, stop := daemon.Context()
 	defer stop()

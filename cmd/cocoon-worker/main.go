@@ -68,14 +68,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
 	path := flags.String("config", "worker.yaml", "configuration `file`")
 	policy := flags.String("policy", "", "of the doctor: appraisal policy `file`")
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return exitUsage
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "unexpected argument %q\n\n%s", flags.Arg(0), usage)
-		return exitUsage
+	if exit, ok := parse(flags, args, usage); !ok {
+		return exit
 	}
 	switch name {
 	case "version":
@@ -131,4 +125,18 @@ func serve(ctx context.Context, c worker.Config, _, stderr io.Writer) error {
 	}
 	log.Info("starting", "version", daemon.Version(version))
 	return w.Run(ctx)
+}
+
+// parse reads a command's flags, after which nothing may come; if it does not go on, exit is how it ends.
+func parse(flags *flag.FlagSet, args []string, usage string) (exit int, ok bool) {
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK, false
+	case err != nil:
+		return exitUsage, false
+	case flags.NArg() > 0:
+		fmt.Fprintf(flags.Output(), "unexpected argument %q\n\n%s", flags.Arg(0), usage)
+		return exitUsage, false
+	}
+	return exitOK, true
 }

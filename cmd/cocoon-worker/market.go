@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -45,14 +44,8 @@ func market(args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&f.config, "config", "worker.yaml", "configuration `file`")
 	flags.StringVar(&f.model, "model", "", "this model alone, by the `name` that clients ask for")
 	flags.BoolVar(&f.json, "json", false, "as JSON")
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return exitUsage
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "unexpected argument %q\n\n%s", flags.Arg(0), marketUsage)
-		return exitUsage
+	if exit, ok := parse(flags, args, marketUsage); !ok {
+		return exit
 	}
 	if err := f.show(stdout); err != nil {
 		fmt.Fprintln(stderr, "cocoon-worker:", err)

@@ -96,14 +96,10 @@ func price(args []string, stdout, stderr io.Writer) int {
 		flags.Var(&f.cached, "cached", "of those in the engine's cache")
 		flags.Var(&f.out, "out", "of the answer's")
 	}
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return exitUsage
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "unexpected argument %q\n\n%s", flags.Arg(0), priceUsage)
-		return exitUsage
+	if exit, ok := parse(flags, args, priceUsage); !ok {
+		return exit
+	}
+	switch {
 	case verb == "set" && (!f.in.given || !f.out.given):
 		fmt.Fprintf(stderr, "--in and --out are missing, or one of them\n\n%s", priceUsage)
 		return exitUsage

@@ -49,14 +49,10 @@ func vouchers(args []string, stdout, stderr io.Writer) int {
 	path := flags.String("config", "worker.yaml", "configuration `file`")
 	network := flags.String("network", "", "the network's global.config.json, a `file`")
 	gateway := flags.String("gateway", "", "only this one's, by the `name` that list shows")
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return exitUsage
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "unexpected argument %q\n\n%s", flags.Arg(0), vouchersUsage)
-		return exitUsage
+	if exit, ok := parse(flags, args, vouchersUsage); !ok {
+		return exit
+	}
+	switch {
 	case verb == "claim" && *network == "":
 		fmt.Fprintf(stderr, "--network is missing\n\n%s", vouchersUsage)
 		return exitUsage
