@@ -265,6 +265,7 @@ func (c *call) finish() *failure {
 	if f := st.flush(c); f != nil {
 		return f
 	}
+	c.up.lease.Progress(c.s.clock(), st.text/textToken) // most streams are short: this is all that is learned of them
 	if c.up.conn.Net().SetReadDeadline(time.Now().Add(drainMax)) == nil {
 		_, _ = st.events.Next() // the clean end, or else the connection is not reusable
 	}

@@ -238,7 +238,7 @@ func (s *speed) settle(now time.Duration) (rate, step float64, sampled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sampled = s.rate.samples >= enough && s.step.samples >= enough
-	s.old.Store(!sampled || now-max(s.rate.at, s.step.at) > 2*fadeAfter)
+	s.old.Store(s.rate.samples < enough || now-max(s.rate.at, s.step.at) > 2*fadeAfter)
 	s.limit.Store(s.room.limit(now))
 	s.publishFaded(now)
 	_, perToken := s.fit.line()

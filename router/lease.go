@@ -123,7 +123,7 @@ func (l *Grant) Progress(now time.Duration, tokens int64) {
 	l.counted, l.last = tokens, now
 	l.live.heard.Store(int64(now))
 	beside := float64(l.live.inflight.Load()+l.live.others.Load()-1) / 2
-	l.speed.tokens(now, float64(n), d.Seconds(), max(beside+float64(l.beside)/2, 0))
+	l.speed.tokens(now, float64(n)*math.Float64frombits(l.model.words.Load()), d.Seconds(), max(beside+float64(l.beside)/2, 0))
 	l.beside = l.live.inflight.Load() - 1
 }
 
@@ -155,16 +155,21 @@ func (l *Grant) Release(now time.Duration, d Done) {
 
 // learn takes in what a whole answer tells of the model, and of the worker's cache.
 func (l *Grant) learn(now time.Duration, d Done) {
+	n := float64(l.model.whole.Add(1) + meanFirst)
+	keep := min(meanKeep, (n-1)/n) // the first answers say more than what a model begins with
 	if d.Out > 0 {
+		if l.first > 0 && l.counted >= sampleTokens {
+			fold(&l.model.words, keep, min(max(float64(d.Out)/float64(l.counted), wordsLeast), wordsMost))
+		}
 		mean := math.Float64frombits(l.model.out.Load())
 		l.table.lengths.learn(l.tenant, l.model.seed, float64(d.Out), mean)
-		fold(&l.model.out, meanKeep, float64(d.Out))
+		fold(&l.model.out, keep, float64(d.Out))
 	}
 	if d.In <= 0 || l.bytes <= 0 {
 		return
 	}
-	fold(&l.model.ratio, meanKeep, min(max(float64(l.bytes)/float64(d.In), bytesLeast), bytesMost))
-	fold(&l.model.prompt, meanKeep, float64(max(d.In-d.Cached, 0)))
+	fold(&l.model.ratio, keep, min(max(float64(l.bytes)/float64(d.In), bytesLeast), bytesMost))
+	fold(&l.model.prompt, keep, float64(max(d.In-d.Cached, 0)))
 	if l.promised >= promisedMin {
 		l.speed.found(now, l.age, l.promised, float64(d.Cached))
 	}

@@ -33,6 +33,10 @@ const (
 	// bytesPerToken is that of English text, before anything was counted; and the least and most that is believed.
 	bytesPerToken         = 4.0
 	bytesLeast, bytesMost = 1.0, 8.0
+	// wordsLeast and wordsMost bound how far the tokens of an answer are from those that its text is taken for.
+	wordsLeast, wordsMost = 0.25, 4.0
+	// meanFirst is how many answers what a model begins with counts for.
+	meanFirst = 4
 	// meanKeep is what remains of a model's mean with each request.
 	meanKeep = 0.99
 )
@@ -44,6 +48,8 @@ type model struct {
 	market atomic.Pointer[market]
 	turn   atomic.Uint64 // counts picks: where scans start, and what chance is made of
 	ratio  atomic.Uint64 // float64: bytes a token
+	words  atomic.Uint64 // float64: tokens of an answer for each that its text was taken for
+	whole  atomic.Int64  // answers that the means have taken in
 	prompt atomic.Uint64 // float64: tokens of a prompt that nobody had cached, in the mean
 	out    atomic.Uint64 // float64: tokens of an answer, in the mean
 	priors atomic.Uint64 // rate and step of a worker that nothing is known of
@@ -79,6 +85,7 @@ func newModel(name string, seed uint64) *model {
 	m := &model{name: name, seed: seed}
 	m.market.Store(&market{})
 	m.ratio.Store(math.Float64bits(bytesPerToken))
+	m.words.Store(math.Float64bits(1))
 	m.prompt.Store(math.Float64bits(typicalIn / 2))
 	m.out.Store(math.Float64bits(meanOutFirst))
 	m.priors.Store(pack(firstRate, firstStep))

@@ -20,6 +20,8 @@ const (
 	// times the best score.
 	explore     = 10
 	exploreMost = 3.0
+	// exploreFrom is the first pick of a model that may explore: before it all are unknown, and get their turn anyway.
+	exploreFrom = 100
 	// coldMost is how many seconds a request may have to wait at a worker that has to read its prompt whole, or coldAnswers times
 	// as long as its own answer takes; cachedMost and cachedAnswers the same for a prompt that is cached, and in between for a part.
 	// Beyond that a worker with waitFew requests or more counts as full: an answer that comes too late is work for nothing,
@@ -329,7 +331,7 @@ func (s *scan) claim(e *endpoint) bool {
 // explored takes, now and then, an endpoint that is not known well instead of the best. It takes the last place of the
 // best.
 func (s *scan) explored() (place int, ok bool) {
-	if s.chance>>54 >= explore { // of 1024
+	if s.chance>>54 >= explore || s.model.turn.Load() < exploreFrom { // of 1024
 		return 0, false
 	}
 	all := s.market.endpoints

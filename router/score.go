@@ -37,8 +37,8 @@ func DefaultWeights() Weights {
 	return Weights{
 		Balanced:   {Price: 1, Second: 1.4, First: 3, Imposed: 3, Anew: 50, Room: 0.95},
 		Price:      {Price: 1, Second: 0.05, First: 10, Imposed: 3, Anew: 50, Room: 0.8},
-		Throughput: {Price: 0.01, Second: 0.7, First: 3, Imposed: 3, Anew: 50, Room: 1},
-		Latency:    {Price: 0.01, Second: 0.7, First: 10, Imposed: 3, Anew: 50, Room: 1},
+		Throughput: {Price: 0.001, Second: 0.7, First: 3, Imposed: 3, Anew: 50, Room: 1},
+		Latency:    {Price: 0.001, Second: 0.7, First: 10, Imposed: 3, Anew: 50, Room: 1},
 	}
 }
 

@@ -184,11 +184,8 @@ func poison(t *testing.T, c client, model string) {
 // findRunner is the process in which Ollama runs the model.
 func findRunner(t *testing.T) int {
 	t.Helper()
-	for _, pid := range descendants(t, os.Getpid()) {
-		args, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
-		if err == nil && strings.Contains(string(args), "\x00runner\x00") {
-			return pid
-		}
+	if pids := runners(t); len(pids) > 0 {
+		return pids[0]
 	}
 	t.Fatal("no runner among the processes of Ollama")
 	return 0

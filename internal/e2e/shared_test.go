@@ -28,13 +28,13 @@ type sharedLedger struct {
 	key      string
 }
 
-func newSharedLedger(t *testing.T) *sharedLedger {
+func newSharedLedger(t *testing.T, gateways int, engine string) *sharedLedger {
 	t.Helper()
 	cluster := new(ledgertest.Postgres)
 	s := &sharedLedger{cluster: cluster, url: cluster.Schema(t)}
 	t.Cleanup(cluster.Stop)
 	var dials strings.Builder
-	for i := range 3 {
+	for i := range gateways {
 		g := newGateway(t, "", "auto", quietMax, fmt.Sprintf("ledger: %q\nname: g%d\n", s.url, i))
 		g.restart(t)
 		s.gateways = append(s.gateways, g)
@@ -47,7 +47,7 @@ func newSharedLedger(t *testing.T) *sharedLedger {
 	dir := t.TempDir()
 	w := &worker{config: filepath.Join(dir, "worker.yaml")}
 	writeFile(t, w.config, fmt.Sprintf("name: all\ndata_dir: %s\ncollateral: {offline: true}\ngateways:\n%sengine: {url: %q, slots: 64}\n%s",
-		filepath.Join(dir, "data"), dials.String(), serveEngine(t, "m", babble), outcomePrice))
+		filepath.Join(dir, "data"), dials.String(), engine, outcomePrice))
 	w.restart(t, "all")
 	for _, g := range s.gateways {
 		g.key = s.key
@@ -60,7 +60,7 @@ func newSharedLedger(t *testing.T) *sharedLedger {
 // them is killed and started again, and so is PostgreSQL. Nobody overspends, and all their books agree in the end.
 func TestSharedLedger(t *testing.T) {
 	t.Parallel()
-	s := newSharedLedger(t)
+	s := newSharedLedger(t, 3, serveEngine(t, "m", babble))
 	var served, broke atomic.Int64
 	ctx, stop := context.WithTimeout(t.Context(), 4*askMax)
 	defer stop()
