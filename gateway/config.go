@@ -60,6 +60,9 @@ type Config struct {
 	// latencies, tokens and cost of 5 minutes, 30 minutes and 24 hours, and each worker's part. Where few customers ask for a
 	// model, that says how much they use it. Otherwise it takes a key. Prices are public either way. Default false.
 	PublicStats bool `yaml:"public_stats"`
+	// MarketEvery is how often each worker is told what is asked of its models, and what other prices would have won: some
+	// kilobytes a worker. At least 1s. Default 1m.
+	MarketEvery time.Duration `yaml:"market_every"`
 	// USD shows prices and balances in dollars too. Default none.
 	USD *USDConfig `yaml:"usd"`
 	// Enrolment says how a worker that was never seen gets in. "approve": it waits until the operator runs
@@ -149,7 +152,7 @@ type Limits struct {
 func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090", WorkerListen: ":8443", Enrolment: "approve", TEE: TEEAuto, FrontEnd: FrontOwn,
-		Billing: BillingOn, FeePPM: feeDefault, KeepJournal: billing.DefaultKeep,
+		Billing: BillingOn, FeePPM: feeDefault, KeepJournal: billing.DefaultKeep, MarketEvery: time.Minute,
 		Limits: Limits{
 			ConcurrentPerKey: 1024, BufferedMiB: 256, BodyTimeout: time.Minute,
 			FirstByteTimeout: 10 * time.Minute, IdleTimeout: time.Minute, KeepAlive: 15 * time.Second,
@@ -194,6 +197,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("fee_ppm: %d, want 0 to %d parts per million", c.FeePPM, offer.FeeMax)
 	case c.KeepJournal <= 0:
 		return errors.New("keep_journal: must be above zero")
+	case c.MarketEvery < time.Second:
+		return errors.New("market_every: must be at least 1s")
 	case c.TestMoney < 0:
 		return errors.New("test_money_nanoton: must not be negative")
 	case c.Ledger != "" && !shared(c.Ledger):

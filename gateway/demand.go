@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	// demandEvery is how often workers hear of demand.
-	demandEvery = time.Minute
 	// demandAtOnce is how many are told at a time: those that are slow hold up no others, unless there are as many of them.
 	demandAtOnce = 64
 	// demandSeconds is the time that requests, tokens and shares are of.
@@ -26,7 +24,7 @@ const (
 
 // tellDemand tells each worker about demand for what it offers, until ctx ends.
 func (s *Server) tellDemand(ctx context.Context) error {
-	tick := time.NewTicker(demandEvery)
+	tick := time.NewTicker(s.cfg.MarketEvery)
 	defer tick.Stop()
 	for {
 		select {

@@ -70,8 +70,8 @@ func TestDrain(t *testing.T) {
 	eventually(t, startMax, "both workers serve", func() bool { return d.serving(t, "m") == 2 })
 }
 
-// marketMax is how long it takes until workers are told of demand: each minute, and some.
-const marketMax = 90 * time.Second
+// marketMax is how long it takes until workers are told of demand: testMoney's market_every, and some.
+const marketMax = 30 * time.Second
 
 // TestMarket has an owner look at the demand for what he sells.
 func TestMarket(t *testing.T) {

@@ -74,8 +74,8 @@ limits:
   keep_alive: %s
 `
 
-// testMoney makes each new account rich.
-const testMoney = "test_money_nanoton: 1000000000000\n"
+// testMoney makes each new account rich, and has workers hear of demand soon.
+const testMoney = "test_money_nanoton: 1000000000000\nmarket_every: 3s\n"
 
 // startGateway runs a gateway that admits workers by enrolment: auto or approve.
 func startGateway(t *testing.T, enrolment string) *gateway {

@@ -23,8 +23,8 @@ import (
 const (
 	// predictWarm is how long the router learns before its predictions count, and predictFor for how long they do unless
 	// COCOON_E2E_PREDICT has another time.
-	predictWarm = 6 * time.Second
-	predictFor  = 10 * time.Second
+	predictWarm = 5 * time.Second
+	predictFor  = 6 * time.Second
 	predictEnv  = "COCOON_E2E_PREDICT"
 	// dutyPeriod is how often a paced engine runs and stands still. A token takes it some tenth of a millisecond.
 	dutyPeriod = 25 * time.Millisecond
