@@ -124,13 +124,9 @@ func (d *demands) model(name string) *modelDemand {
 		m.asks[offered.Workers[i]] = o.Price
 		in, cached, m.outs = append(in, o.Price.In), append(cached, o.Price.Cached), append(m.outs, o.Price.Out)
 	}
-	for _, list := range [][]nanoton.Amount{in, cached, m.outs} {
-		slices.Sort(list)
-	}
-	middle := (len(in) - 1) / 2
 	m.common.Workers = min(len(in), offer.MarketWorkersMax)
+	m.common.Median = offer.Price{In: median(in), Cached: median(cached), Out: median(m.outs)}
 	m.common.Lowest = offer.Price{In: in[0], Cached: cached[0], Out: m.outs[0]}
-	m.common.Median = offer.Price{In: in[middle], Cached: cached[middle], Out: m.outs[middle]}
 	if counted, ok := d.s.market.stats.Model(d.now, name); ok {
 		m.count(&counted)
 	}

@@ -126,6 +126,11 @@ func (s *Server) modelNames() []string {
 
 func (s *Server) writeJSON(w http.ResponseWriter, v any) {
 	text, err := json.Marshal(v)
+	s.writeText(w, append(text, '\n'), err)
+}
+
+// writeText answers with JSON, or says that it could not be encoded.
+func (s *Server) writeText(w http.ResponseWriter, text []byte, err error) {
 	if err != nil {
 		s.log.Error("encoding an answer failed", "err", err)
 		s.refuse(w, openai.NewError(http.StatusInternalServerError, "internal_error", "internal error"))
@@ -133,5 +138,5 @@ func (s *Server) writeJSON(w http.ResponseWriter, v any) {
 	}
 	s.metrics.answered(http.StatusOK)
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(append(text, '\n')) // the client may be gone
+	_, _ = w.Write(text) // the client may be gone
 }

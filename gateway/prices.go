@@ -84,14 +84,14 @@ func (s *Server) priced(m *router.Model, rate *rates.Rate, stats bool) modelPric
 	if stats && known {
 		p.Stats = &windows{viewWindow(&counted.Short), viewWindow(&counted.Medium), viewWindow(&counted.Long)}
 	}
-	var in, cached, out []int64
+	var in, cached, out []nanoton.Amount
 	for i, o := range m.Offers {
 		price := o.Price.WithFee(s.money.fee)
 		p.Offers = append(p.Offers, quote{
 			Worker: m.Workers[i].String(), Price: price, Ask: o.Price, USD: inUSD(rate, price), ContextLength: o.ContextTokens,
 			Quantization: o.Quantization, Slots: o.Slots, ServedShare: shares[m.Workers[i]],
 		})
-		in, cached, out = append(in, int64(price.In)), append(cached, int64(price.Cached)), append(out, int64(price.Out))
+		in, cached, out = append(in, price.In), append(cached, price.Cached), append(out, price.Out)
 	}
 	slices.SortStableFunc(p.Offers, func(a, b quote) int { return cmp.Compare(a.Price.Out, b.Price.Out) })
 	p.Cheapest = p.Offers[0].Price
@@ -109,8 +109,8 @@ func sharesOf(m *market.Model) map[router.ID]float64 {
 	return shares
 }
 
-// median is the middle one, of an even number the lower of the two.
-func median(list []int64) nanoton.Amount {
+// median is the middle one, of an even number the lower of the two. The list is sorted then.
+func median(list []nanoton.Amount) nanoton.Amount {
 	slices.Sort(list)
-	return nanoton.Amount(list[(len(list)-1)/2])
+	return list[(len(list)-1)/2]
 }

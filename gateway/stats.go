@@ -11,7 +11,6 @@ import (
 
 	"cocoon/gateway/market"
 	"cocoon/internal/nanoton"
-	"cocoon/internal/openai"
 	"cocoon/router"
 )
 
@@ -80,18 +79,11 @@ type question struct{ about, model string }
 // tell answers with what was made within the last second, or is made now; build makes nil if the model is not there.
 func (s *Server) tell(w http.ResponseWriter, q question, build func() any) {
 	text, err := s.market.answers.get(s.clock(), q.about+" "+q.model, build)
-	switch {
-	case err != nil:
-		s.log.Error("encoding an answer failed", "err", err)
-		s.refuse(w, openai.NewError(http.StatusInternalServerError, "internal_error", "internal error"))
-		return
-	case text == nil:
+	if err == nil && text == nil {
 		s.refuse(w, s.noModel(q.model))
 		return
 	}
-	s.metrics.answered(http.StatusOK)
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(text) // the client may be gone
+	s.writeText(w, text, err)
 }
 
 // statsList is the answer of GET /cocoon/v1/stats.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cocoon/internal/nanoton"
+	"cocoon/router/prefix"
 )
 
 // BenchmarkPick picks and releases in a market of workers of different prices and speeds, for conversations of 8 KiB of
@@ -21,7 +22,7 @@ func BenchmarkPick(b *testing.B) {
 			text := make([]byte, 8<<10)
 			for i := range prompts {
 				text[0], text[1] = byte(i), byte(i>>8)
-				prompts[i] = Request{Model: "m", Tenant: uint64(i), Bytes: int64(len(text)), Home: mix(uint64(i)), Prefix: t.index.Hash(nil, uint64(i), text)}
+				prompts[i] = Request{Model: "m", Tenant: uint64(i), Bytes: int64(len(text)), Home: prefix.Mix(uint64(i)), Prefix: t.index.Hash(nil, uint64(i), text)}
 			}
 			now := time.Duration(0)
 			t.Tend(now)

@@ -2,6 +2,8 @@ package router
 
 import (
 	"time"
+
+	"cocoon/router/prefix"
 )
 
 // The breaker of an endpoint opens after tripRow failures in a row, or when more than tripShare of at least tripLeast requests
@@ -44,7 +46,7 @@ func (t *trip) breaks(now time.Duration, failed bool) time.Duration {
 	d := min(openFirst<<min(t.opened, 10), openMax)
 	t.opened++
 	t.total, t.fails = 0, 0
-	t.jitter = mix(t.jitter + uint64(now))
+	t.jitter = prefix.Mix(t.jitter + uint64(now))
 	return d + time.Duration(t.jitter%uint64(d/4))
 }
 

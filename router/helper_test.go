@@ -8,12 +8,13 @@ import (
 
 	"cocoon/internal/nanoton"
 	"cocoon/router/offer"
+	"cocoon/router/prefix"
 )
 
 // at is a moment on the tests' clock.
 func at(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
 
-func id(n int) ID { return ID{byte(mix(uint64(n))), byte(n), byte(n >> 8), 1} }
+func id(n int) ID { return ID{byte(prefix.Mix(uint64(n))), byte(n), byte(n >> 8), 1} }
 
 // selling is a worker named wN that offers models at a price of so many nanoTON per million tokens.
 func selling(n int, price nanoton.Amount, models ...string) Worker[int] {

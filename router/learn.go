@@ -98,7 +98,6 @@ type speed struct {
 	// limit is the capacity to go by, requests on the machine.
 	limit atomic.Int64
 
-	model  string
 	holder uint32 // its number in the prefix index
 	demand demand
 
@@ -173,8 +172,8 @@ func (f *fit) line() (base, perToken float64) {
 }
 
 // newSpeed begins with what is typical for the model.
-func newSpeed(model string, holder uint32, rate, step float64) *speed {
-	s := &speed{model: model, holder: holder, room: capacity{learned: math.Inf(1)}}
+func newSpeed(holder uint32, rate, step float64) *speed {
+	s := &speed{holder: holder, room: capacity{learned: math.Inf(1)}}
 	s.rate.begin(1000/rate, 1000)
 	s.fit.prior = 1 / rate
 	s.step.begin(100*step, 100)

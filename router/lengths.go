@@ -3,6 +3,8 @@ package router
 import (
 	"math"
 	"sync/atomic"
+
+	"cocoon/router/prefix"
 )
 
 const (
@@ -14,7 +16,9 @@ const (
 // lengths remembers how long answers are, by tenant and model.
 type lengths [lengthSlots]atomic.Uint64 // float64 bits; 0: nothing known
 
-func (l *lengths) slot(tenant, model uint64) *atomic.Uint64 { return &l[mix(tenant^model)%lengthSlots] }
+func (l *lengths) slot(tenant, model uint64) *atomic.Uint64 {
+	return &l[prefix.Mix(tenant^model)%lengthSlots]
+}
 
 // expect is how many tokens an answer will have: the tenant's mean, or the model's, and no more than allowed.
 func (l *lengths) expect(tenant, model uint64, mean float64, most int64) float64 {

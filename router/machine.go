@@ -83,7 +83,7 @@ func (m *machine) speed(model string, priors uint64, number func() uint32) *spee
 	s := m.speeds[model]
 	if s == nil {
 		rate, step := unpack(priors)
-		s = newSpeed(model, number(), rate, step)
+		s = newSpeed(number(), rate, step)
 		m.speeds[model] = s
 	}
 	return s

@@ -204,14 +204,6 @@ func (m *model) shorten(now time.Duration, k *market, c *Config) {
 	m.short.Store(&short)
 }
 
-// mix spreads a number's bits over all of it (the finalizer of SplitMix64).
-func mix(x uint64) uint64 {
-	x += 0x9e3779b97f4a7c15
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
-}
-
 // below is a number from 0 to n-1, of a mixed one.
 func below(x uint64, n int) int {
 	hi, _ := bits.Mul64(x, uint64(n))

@@ -96,7 +96,7 @@ func (t *table) pick(r *Request, l *Grant) error {
 		if len(s.market.endpoints) == 0 {
 			return ErrUnknownModel
 		}
-		s.chance = mix(m.seed ^ m.turn.Add(1))
+		s.chance = prefix.Mix(m.seed ^ m.turn.Add(1))
 		if len(r.Prefix) > 0 {
 			s.nhits = t.index.Find(r.Prefix, s.hits[:])
 		}
@@ -147,7 +147,7 @@ func (s *scan) run(shared bool) {
 func (s *scan) highest() (at int32) {
 	var most uint64
 	for i := range s.market.endpoints {
-		if h := mix(s.Home ^ s.market.endpoints[i].hash); h >= most {
+		if h := prefix.Mix(s.Home ^ s.market.endpoints[i].hash); h >= most {
 			most, at = h, int32(i)
 		}
 	}
@@ -190,11 +190,11 @@ func (s *scan) narrow(shared bool) {
 		}
 	}
 	for i := range randomMax {
-		add(int32(below(mix(s.chance+uint64(i)), len(all))))
+		add(int32(below(prefix.Mix(s.chance+uint64(i)), len(all))))
 	}
 	if s.nlook < scanMax && s.model.short.Load() == nil { // before the first Tend
 		for i := s.nlook; i < scanMax; i++ {
-			add(int32(below(mix(s.chance+uint64(i)), len(all))))
+			add(int32(below(prefix.Mix(s.chance+uint64(i)), len(all))))
 		}
 	}
 }
@@ -335,7 +335,7 @@ func (s *scan) explored() (place int, ok bool) {
 		return 0, false
 	}
 	all := s.market.endpoints
-	first := below(mix(s.chance), len(all))
+	first := below(prefix.Mix(s.chance), len(all))
 	for i := range min(len(all), scanMax) {
 		at := int32((first + i) % len(all))
 		e := &all[at]

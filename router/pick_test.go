@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"cocoon/router/offer"
+	"cocoon/router/prefix"
 )
 
 func TestPickRefuses(t *testing.T) {
@@ -327,7 +328,7 @@ func TestHomeIsShared(t *testing.T) {
 		}
 		same := 0
 		for c := range 100 {
-			r := Request{Model: "m", Home: mix(uint64(c)), History: true, Bytes: 20_000, Now: at(float64(c))}
+			r := Request{Model: "m", Home: prefix.Mix(uint64(c)), History: true, Bytes: 20_000, Now: at(float64(c))}
 			x, y := pick(t, a, r), pick(t, b, r)
 			if x.Worker == y.Worker {
 				same++

@@ -103,16 +103,16 @@ func (x *Index) Hash(dst []Block, tenant uint64, text []byte) []Block {
 	n := min(len(text)/BlockBytes, BlocksMax)
 	dst = slices.Grow(dst, n)
 	// Each step is a bijection of h for a given block. So tenants that start apart stay apart.
-	h := mix(tenant ^ x.salt)
+	h := Mix(tenant ^ x.salt)
 	for i := range n {
-		h = mix(h ^ maphash.Bytes(x.seed, text[i*BlockBytes:(i+1)*BlockBytes]))
+		h = Mix(h ^ maphash.Bytes(x.seed, text[i*BlockBytes:(i+1)*BlockBytes]))
 		dst = append(dst, Block(h))
 	}
 	return dst
 }
 
-// mix is a bijection in which each bit depends on all bits: the last step of SplitMix64, in Stafford's variant 13.
-func mix(h uint64) uint64 {
+// Mix is a bijection in which each bit depends on all bits: a step of SplitMix64, whose last part is Stafford's variant 13.
+func Mix(h uint64) uint64 {
 	h += 0x9e3779b97f4a7c15
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
 	h = (h ^ h>>27) * 0x94d049bb133111eb
@@ -126,8 +126,10 @@ func mix(h uint64) uint64 {
 func (x *Index) Find(blocks []Block, hits []Hit) int {
 	n, end := 0, min(len(blocks), BlocksMax)
 	for n < len(hits) && end > 0 {
-		if n > 0 && x.allFound(blocks[0], hits[:n]) {
-			break
+		if n > 0 {
+			if more, sure := x.others(blocks[0], hits[:n]); !more && sure {
+				break
+			}
 		}
 		last := x.deepest(blocks[:end], hits[:n])
 		if last < 0 {
@@ -163,32 +165,13 @@ func (x *Index) collect(b Block, depth int, hits []Hit, n int) int {
 	return n
 }
 
-// allFound tells whether a prompt's first block is remembered, with all of its holders, and all are found.
-func (x *Index) allFound(b Block, found []Hit) bool {
-	slot := x.lookup(b)
-	if slot < 0 {
-		return false
-	}
-	l := &x.ways[slot]
-	for i := range l {
-		w := word(l[i].Load())
-		if w == 0 {
-			return true
-		}
-		if x.fresh(w, found) {
-			return false
-		}
-	}
-	return false // a full slot may have lost holders
-}
-
 // deepest is the last block that has a holder which is not found yet; -1 if there is none. Holders of a block have all
 // before it too. So it gallops down from the end, where the history of a conversation ends, and then halves.
 func (x *Index) deepest(blocks []Block, found []Hit) int {
 	no, yes := len(blocks), -1
 	for step := 1; no > 0; step *= 2 {
 		i := max(len(blocks)-step, 0)
-		if x.more(blocks[i], found) {
+		if more, _ := x.others(blocks[i], found); more {
 			yes = i
 			break
 		}
@@ -199,7 +182,7 @@ func (x *Index) deepest(blocks []Block, found []Hit) int {
 	}
 	for no-yes > 1 {
 		i := int(uint(yes+no) / 2)
-		if x.more(blocks[i], found) {
+		if more, _ := x.others(blocks[i], found); more {
 			yes = i
 		} else {
 			no = i
@@ -208,23 +191,24 @@ func (x *Index) deepest(blocks []Block, found []Hit) int {
 	return yes
 }
 
-// more tells whether a block has a holder which is not found yet.
-func (x *Index) more(b Block, found []Hit) bool {
+// others tells of a block whether it has a holder which is not found yet, and if not whether that is certain: a block that is
+// not remembered may have any, and a full slot may have lost some.
+func (x *Index) others(b Block, found []Hit) (more, sure bool) {
 	slot := x.lookup(b)
 	if slot < 0 {
-		return false
+		return false, false
 	}
 	l := &x.ways[slot]
 	for i := range l {
 		w := word(l[i].Load())
 		if w == 0 {
-			return false
+			return false, true
 		}
 		if x.fresh(w, found) {
-			return true
+			return true, true
 		}
 	}
-	return false
+	return false, false
 }
 
 // fresh tells whether a word names a holder that has the block still and that is not found yet.

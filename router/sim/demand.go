@@ -76,20 +76,20 @@ func (w *world) arrive() {
 	w.q.push(w.now+w.arrivals.ExpFloat64()/rate, evSession, 0, 0)
 	i, s := w.sessions.add()
 	s.open(w.cfg.Seed, i)
-	s.gateway = int32(mix(uint64(s.tenant)) % uint64(w.cfg.Gateways))
+	s.gateway = int32(prefix.Mix(uint64(s.tenant)) % uint64(w.cfg.Gateways))
 	w.turn(i)
 }
 
 // open makes the i-th session of a seed.
 func (s *session) open(seed uint64, i int32) {
-	s.rng = *rand.NewPCG(seed, mix(uint64(i)))
+	s.rng = *rand.NewPCG(seed, prefix.Mix(uint64(i)))
 	rng := s.rand()
 	s.tenant = int32(float64(tenants) * math.Pow(rng.Float64(), 2))
 	s.group = 4*s.tenant + int32(rng.IntN(4))
-	s.sys = 200 + int32(mix(uint64(s.group))%3000)
+	s.sys = 200 + int32(prefix.Mix(uint64(s.group))%3000)
 	s.hist = s.sys
 	s.left = 1 + int32(rng.ExpFloat64()*(turnsMean-1))
-	s.bytes = 3.4 + 1.2*float64(mix(uint64(s.group)^0xb17e5)%1000)/1000
+	s.bytes = 3.4 + 1.2*float64(prefix.Mix(uint64(s.group)^0xb17e5)%1000)/1000
 }
 
 // next draws a session's next request.
@@ -190,11 +190,11 @@ func (w *world) hashes(r *request) []prefix.Block {
 		if k < shared {
 			of = uint64(r.group) | 1<<63
 		}
-		s.hashed = append(s.hashed, prefix.Block(mix(mix(of)+uint64(k))))
+		s.hashed = append(s.hashed, prefix.Block(prefix.Mix(prefix.Mix(of)+uint64(k))))
 	}
 	r.blocks = s.hashed[:n:n]
 	return r.blocks
 }
 
 // home is the hash of what a conversation keeps, the same on all gateways.
-func (r *request) home() uint64 { return mix(uint64(r.session)<<20 ^ uint64(r.tenant)) }
+func (r *request) home() uint64 { return prefix.Mix(uint64(r.session)<<20 ^ uint64(r.tenant)) }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"cocoon/router"
+	"cocoon/router/prefix"
 )
 
 // How gateways treat failures, the same for all policies.
@@ -90,7 +91,7 @@ func (w *world) refuse(ri int32) {
 		w.res.shed(w, r)
 		return
 	}
-	wait := againWait * float64(int(1)<<r.refused) * (0.75 + 0.5*float64(mix(uint64(ri)<<8|uint64(r.refused))%1024)/1024)
+	wait := againWait * float64(int(1)<<r.refused) * (0.75 + 0.5*float64(prefix.Mix(uint64(ri)<<8|uint64(r.refused))%1024)/1024)
 	r.refused++
 	r.tried = r.tried[:0]
 	w.q.push(w.now+wait, evAgain, ri, 0)

@@ -8,6 +8,7 @@ import (
 
 	"cocoon/internal/nanoton"
 	"cocoon/router/offer"
+	"cocoon/router/prefix"
 )
 
 // modelName is what all workers sell.
@@ -73,20 +74,12 @@ type worker struct {
 }
 
 func workerID(i int32) (id [32]byte) {
-	x := mix(uint64(i) + 0x5eed)
+	x := prefix.Mix(uint64(i) + 0x5eed)
 	for k := range 4 {
-		x = mix(x + uint64(k))
+		x = prefix.Mix(x + uint64(k))
 		binary.LittleEndian.PutUint64(id[8*k:], x)
 	}
 	return id
-}
-
-// mix is splitmix64's finaliser: equal inputs, equal outputs, else nothing in common.
-func mix(x uint64) uint64 {
-	x += 0x9e3779b97f4a7c15
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
 }
 
 // priceAt is what a card asks that is noise times as dear as others of its speed.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"cocoon/router"
+	"cocoon/router/prefix"
 )
 
 // ours is the real table, called as the gateway calls it.
@@ -44,7 +45,7 @@ func (o *ours) pick(w *world, r *request) (choice, error) {
 		o.tried = append(o.tried, workerID(i))
 	}
 	l, err := o.table.Pick(&router.Request{
-		Now: clock(w.now), Model: modelName, Tenant: mix(uint64(r.tenant)), Home: r.home(), History: r.turn > 0,
+		Now: clock(w.now), Model: modelName, Tenant: prefix.Mix(uint64(r.tenant)), Home: r.home(), History: r.turn > 0,
 		Prefix: w.hashes(r), Bytes: r.bytes, MaxOut: int64(r.maxOut), Wish: &o.wishes[r.sort], Tried: o.tried,
 	})
 	if err != nil {

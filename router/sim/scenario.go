@@ -15,6 +15,22 @@ type Attack struct {
 	First99, End99, Failed, Shed, Cost float64
 }
 
+// MeanAttack is the mean of several.
+func MeanAttack(all []Attack) (m Attack) {
+	n := float64(len(all))
+	for _, a := range all {
+		m.Share += a.Share / n
+		m.Revenue += a.Revenue / n
+		m.Tries += a.Tries / n
+		m.First99 += a.First99 / n
+		m.End99 += a.End99 / n
+		m.Failed += a.Failed / n
+		m.Shed += a.Shed / n
+		m.Cost += a.Cost / n
+	}
+	return m
+}
+
 // attackers is how the market of the attacks looks: equal GPUs at equal prices, so that nobody deserves more.
 const (
 	equals       = 12

@@ -210,21 +210,16 @@ func TestWorkerStartsFailingFast(t *testing.T) {
 func attacked(t *testing.T, lie Lie) (mean Attack) {
 	t.Helper()
 	long(t)
+	var all []Attack
 	for seed := range uint64(seeds) {
 		capacity := capacityOf(t, Config{Seed: 1, Workers: equals, Equal: true})
 		a, err := Attacked(lie, seed+1, capacity)
 		if err != nil {
 			t.Fatal(err)
 		}
-		mean.Share += a.Share / seeds
-		mean.Revenue += a.Revenue / seeds
-		mean.Tries += a.Tries / seeds
-		mean.First99 += a.First99 / seeds
-		mean.End99 += a.End99 / seeds
-		mean.Failed += a.Failed / seeds
-		mean.Shed += a.Shed / seeds
-		mean.Cost += a.Cost / seeds
+		all = append(all, a)
 	}
+	mean = MeanAttack(all)
 	t.Logf("the liar made %.2f times its equals' tokens, %.2f their money, got %.3f of the attempts; clients: TTFT p99 x %.2f, "+
 		"end p99 x %.2f, cost x %.2f, %.4f failed, %.4f shed", mean.Share, mean.Revenue, mean.Tries, mean.First99,
 		mean.End99, mean.Cost,

@@ -36,17 +36,7 @@ func attacks(o options, _ io.Writer) (string, error) {
 	}
 	var cells [][]string
 	for i, l := range lies {
-		var m sim.Attack
-		n := float64(o.seeds)
-		for _, a := range got[i*o.seeds : (i+1)*o.seeds] {
-			m.Share += a.Share / n
-			m.Revenue += a.Revenue / n
-			m.Tries += a.Tries / n
-			m.First99 += a.First99 / n
-			m.End99 += a.End99 / n
-			m.Cost += a.Cost / n
-			m.Failed += a.Failed / n
-		}
+		m := sim.MeanAttack(got[i*o.seeds : (i+1)*o.seeds])
 		cells = append(cells, []string{
 			l.name, float(m.Share, 2), float(m.Revenue, 2), percent(m.Tries), float(m.First99, 2), float(m.End99, 2), float(m.Cost, 2),
 			percent(m.Failed),
