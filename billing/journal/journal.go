@@ -1,5 +1,5 @@
-// Package journal is one gateway's request journal: an append-only file of small records that are on disk when Append
-// returns.
+// Package journal is one gateway's request journal: an append-only file of small records. Append returns when they are on
+// disk. Write returns when the system has them: they survive the process at once, and the machine a moment later.
 //
 // # Files
 //
@@ -10,30 +10,36 @@
 //	record  = checksum u32 | size u32 | seq u64 | index u32 | payload[size]
 //
 // A record's checksum starts from that of its segment's head, whose salt is random, and covers all that follows it: no
-// payload can pass for a record. Sequence numbers have no gaps. The index is the record's place in its batch, the
-// records that one fsync made durable: a record with index i proves that all up to seq-i-1 were durable before it.
+// payload can pass for a record. Sequence numbers have no gaps. The index is how many records before it in the segment
+// were not known to be on disk when it was written: one with index i proves that all up to seq-i-1 were durable before it.
 //
 // A segment is made whole under another name, synced, renamed and its folder synced: a head is never torn. Segments
-// are not allocated ahead: measured, it saves a third of a millisecond per fsync, out of the 5 that a batch may take.
+// are not allocated ahead: measured, it saves a third of a millisecond per fsync, out of the 5 that a batch may take. All
+// of a segment is on disk before the next one begins, so what a power cut can take lies in the last one.
 //
 // # Recovery
 //
 // Open and Replay know three cases.
 //
 //  1. The last segment ends in bytes that are no good record, and no record after them proves that they were durable:
-//     a torn tail, which nobody was told is on disk. It is cut.
+//     a torn tail, which nobody was told is on disk. It is cut, with what comes after it: of several writes that waited
+//     for one fsync any part may have reached the disk. What is left has no gap.
 //  2. Any other bytes that are no good record, a gap, a missing segment: a DamageError, which names file and offset.
-//     Nothing is changed. (Damage to the very last batch looks like a torn tail; no journal can tell them apart.)
+//     Nothing is changed. (Damage to what the very last fsync was for looks like a torn tail; no journal can tell them
+//     apart.)
 //  3. A version that this program does not know: ErrNewer.
 //
 // Open writes the last segment anew and syncs it before it trusts it: after an fsync that failed, or a process killed
-// before its fsync, the kernel shows bytes that may be on no disk.
+// before its fsync, the kernel shows bytes that may be on no disk. So what Write had accepted is there after a process
+// died, whole; after the machine did, some of the last of it may be gone, always from a record on: the order stays, and
+// nothing is on disk without what was written before it.
 //
 // # Failures
 //
-// An Append that failed is not in the journal, unless the fsync itself failed or the process died; then it may be there
-// after the next Open, and nothing was accepted after it. A failed write (disk full, read-only) is undone before
-// the next one; the journal goes on when the disk does. A failed fsync breaks the journal until it is opened again.
+// A Write or an Append that failed is not in the journal, unless the fsync itself failed or the process died; then it may
+// be there after the next Open. A failed write (disk full, read-only) is undone before the next one; the journal goes on
+// when the disk does. A failed fsync, whoever it was for, breaks the journal until it is opened again: nothing is accepted
+// after it, and what Write accepted since the last good one may be gone, as after a power cut.
 package journal
 
 import (
@@ -50,17 +56,17 @@ import (
 const (
 	// RecordMax is the largest record in bytes: a hold is a few hundred; more is a caller's mistake.
 	RecordMax = 64 << 10
-	// AppendMax is how many bytes wait for one fsync, the records' heads included; beyond that callers wait for the next.
-	// It bounds the records of one call too.
+	// AppendMax bounds the records of one call together, bytes with their heads. What waits for an fsync is bounded by a
+	// segment's size.
 	AppendMax = 1 << 20
 	// DefaultSegmentBytes is the size at which a segment is closed: small enough to be read at once and written anew at
 	// open, large enough for 100,000 records.
 	DefaultSegmentBytes = 16 << 20
 	// DefaultEvery is the least time between the starts of two fsyncs: 200 a second cost a core next to nothing.
 	DefaultEvery = 5 * time.Millisecond
+	// DefaultLazy is when the fsync of a written record begins at the latest: 20 a second cost half a percent of a core.
+	DefaultLazy = 50 * time.Millisecond
 
-	spares     = 2        // buffers that are kept: one is written while the other is filled
-	bufferMin  = 64 << 10 // bytes that a buffer begins with
 	segmentMax = 64 << 20 // bound of Options.SegmentBytes, and of what Open reads into memory
 )
 
@@ -98,6 +104,9 @@ type Options struct {
 	Archive bool
 	// Every is the least time between the starts of two fsyncs. Zero: DefaultEvery. Negative: no pause.
 	Every time.Duration
+	// Lazy is when an fsync begins at the latest after a Write. Zero: DefaultLazy. Negative: with the next Append, Sync,
+	// segment or Close.
+	Lazy time.Duration
 
 	wrap func(file) file // tests: puts faults before the disk
 }
@@ -116,30 +125,47 @@ type Journal struct {
 	o    Options
 	lock *os.File
 
-	mu       sync.Mutex
-	segments []segment // all, in order; the last one is written to
-	size     int64     // bytes of the last segment that are on disk
-	next     uint64    // sequence number of the next record
-	closed   bool
-	broken   error
-	batch    *batch        // takes records, nil if none waits
-	tail     chan struct{} // closed when the latest batch is done
-	spare    [][]byte      // buffers for the next batches
+	// disk holds one token: who has it syncs, or begins a segment. It is taken before mu.
+	disk   chan struct{}
+	synced time.Time // when the last fsync started; owned by who has the token
 
-	// Owned by whoever commits: one batch at a time, in order. It also may read size, next and broken without mu, which
-	// only it writes.
-	active file
-	at     segment   // what active is
-	dirty  bool      // a failed write may have left bytes behind size
-	synced time.Time // when the last fsync started
+	// mu is held over a write, and over the beginning of a segment, which is rare, never over another fsync.
+	mu      sync.Mutex
+	active  file    // guarded by mu, as all up to lazies; changed only by who has the token too
+	at      segment // what active is
+	seed    uint32  // of its checksums
+	size    int64   // bytes of it that are written
+	next    uint64  // sequence number of the next record
+	durable uint64  // sequence number of the last record that is known to be on disk
+	buf     []byte  // of the write at hand
+	dirty   bool    // a failed write may have left bytes behind size
+	closed  bool
+	broken  error
+	flush   *flush         // takes who waits for an fsync, nil if nobody does
+	timer   *time.Timer    // of what nobody waits for
+	armed   bool           // the timer runs
+	lazies  sync.WaitGroup // that it runs, or what it started
+
+	queueMu sync.Mutex // after mu
+	queue   *group     // guarded by queueMu: takes the records of calls of Write; nil if none waits
+
+	listMu   sync.Mutex // after mu
+	segments []segment  // guarded by listMu: all, in order; the last one is written to
 }
 
-// batch is the records that wait for one fsync. Its first caller commits it.
-type batch struct {
-	before chan struct{} // closed when the batch before it is done
-	done   chan struct{} // closed when it is on disk or has failed
-	buf    []byte        // records, not numbered yet; guarded by Journal.mu until taken
-	err    error         // set before done is closed
+// flush is one fsync that callers wait for. The first of them does it.
+type flush struct {
+	done chan struct{} // closed when all that was written before it began is on disk, or that failed
+	err  error         // set before done is closed
+}
+
+// group is calls of Write whose records go to the file together, by whoever of them comes to it first.
+type group struct {
+	records [][]byte
+	size    int
+	taken   bool          // somebody writes it; guarded by Journal.mu
+	done    chan struct{} // closed when it is written, or that failed
+	err     error         // set before done is closed
 }
 
 // Open opens or makes the journal in dir and recovers it. The errors are ErrLocked, ErrNewer, a *DamageError, or the
@@ -154,6 +180,9 @@ func Open(dir string, o Options) (*Journal, error) {
 	if o.Every == 0 {
 		o.Every = DefaultEvery
 	}
+	if o.Lazy == 0 {
+		o.Lazy = DefaultLazy
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening journal: %w", err)
 	}
@@ -161,8 +190,8 @@ func Open(dir string, o Options) (*Journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{dir: dir, o: o, lock: lock, tail: make(chan struct{})}
-	close(j.tail)
+	j := &Journal{dir: dir, o: o, lock: lock, disk: make(chan struct{}, 1)}
+	j.disk <- struct{}{}
 	if err := j.recover(); err != nil {
 		_ = lock.Close() // nothing was written through it
 		return nil, err
@@ -170,135 +199,180 @@ func Open(dir string, o Options) (*Journal, error) {
 	return j, nil
 }
 
-// Append writes records and returns when they are on disk. Records that wait at the same time share one fsync, and are
-// in the journal in the order in which they came; those of one call lie side by side. After a crash in the middle of it
-// the first ones may be there without the others. The context counts only until the records have their place: from then
-// on the disk decides. After an error see "Failures" above: none of them is in the journal, or that is not known.
+// Append writes records and returns when they are on disk. Callers that wait at the same time share one fsync. Records are
+// in the journal in the order in which calls of Append and Write came; those of one call lie side by side. After a crash
+// in the middle of it the first ones may be there without the others. The context counts only until the records are
+// written: from then on the disk decides. After an error see "Failures" above: none of them is in the journal, or that is
+// not known.
 func (j *Journal) Append(ctx context.Context, records ...[]byte) error {
-	size := 0
+	size, err := sizeOf(records)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil || size == 0 {
+		return err
+	}
+	j.mu.Lock()
+	if err := j.put(records, size); err != nil {
+		j.mu.Unlock()
+		return err
+	}
+	fl, first := j.join()
+	j.mu.Unlock()
+	if first {
+		j.lead(fl)
+	}
+	<-fl.done
+	return fl.err
+}
+
+// Write writes records, in the order and under the rules of Append, and returns when the system has them: they survive
+// this process from then on, and the machine once a Sync or an Append that began later has returned, or Options.Lazy and
+// the time of an fsync have passed. It waits for a disk only where a segment ends. After an error none of them is in the
+// journal, but a process that dies then may leave them there.
+// Those who come while another one writes share the next write.
+func (j *Journal) Write(records ...[]byte) error {
+	size, err := sizeOf(records)
+	if err != nil || size == 0 {
+		return err
+	}
+	if j.mu.TryLock() {
+		defer j.mu.Unlock()
+		return j.writeNow(records, size)
+	}
+	g := j.enqueue(records, size)
+	j.mu.Lock()
+	if g.taken {
+		j.mu.Unlock()
+		<-g.done
+		return g.err
+	}
+	defer j.mu.Unlock()
+	g.taken = true
+	j.seal(g)
+	g.err = j.writeNow(g.records, g.size)
+	close(g.done)
+	return g.err
+}
+
+// writeNow is Write with the lock held.
+func (j *Journal) writeNow(records [][]byte, size int) error {
+	if err := j.put(records, size); err != nil {
+		return err
+	}
+	j.arm()
+	return nil
+}
+
+// enqueue puts records into the group that takes them, or into a new one.
+func (j *Journal) enqueue(records [][]byte, size int) *group {
+	j.queueMu.Lock()
+	defer j.queueMu.Unlock()
+	g := j.queue
+	if g == nil || g.size+size > AppendMax {
+		g = &group{done: make(chan struct{})}
+		j.queue = g
+	}
+	g.records = append(g.records, records...)
+	g.size += size
+	return g
+}
+
+// seal ends a group: who comes from now on is in another one.
+func (j *Journal) seal(g *group) {
+	j.queueMu.Lock()
+	defer j.queueMu.Unlock()
+	if j.queue == g {
+		j.queue = nil
+	}
+}
+
+// Sync returns when all that was written before the call is on disk. It is free if that is so already. The context ends
+// the wait for an fsync that another caller does. The error is ErrBroken if the fsync fails or one has failed before.
+func (j *Journal) Sync(ctx context.Context) error {
+	j.mu.Lock()
+	switch {
+	case j.broken != nil, j.durable == j.next-1:
+		defer j.mu.Unlock()
+		return j.broken
+	case j.closed:
+		defer j.mu.Unlock()
+		return ErrClosed
+	}
+	fl, first := j.join()
+	j.mu.Unlock()
+	if first {
+		j.lead(fl)
+	}
+	select {
+	case <-fl.done:
+		return fl.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Broken is the ErrBroken of a journal whose fsync failed, else nil: nobody may be there whom it could be told.
+func (j *Journal) Broken() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.broken
+}
+
+// sizeOf is what the records of one call take together.
+func sizeOf(records [][]byte) (size int, err error) {
 	for _, record := range records {
 		if len(record) == 0 || len(record) > RecordMax {
-			return fmt.Errorf("%w: %d bytes", ErrSize, len(record))
+			return 0, fmt.Errorf("%w: %d bytes", ErrSize, len(record))
 		}
 		size += recordHead + len(record)
 	}
 	if size > AppendMax {
-		return fmt.Errorf("%w: %d records with %d bytes", ErrSize, len(records), size)
+		return 0, fmt.Errorf("%w: %d records with %d bytes", ErrSize, len(records), size)
 	}
-	if err := ctx.Err(); err != nil || size == 0 {
-		return err
-	}
-	b, first, err := j.join(ctx, records, size)
-	if err != nil {
-		return err
-	}
-	if first {
-		j.lead(b)
-	}
-	<-b.done
-	return b.err
+	return size, nil
 }
 
-// join puts records into the batch that takes records, or into a new one, which its first caller has to lead. It waits
-// while the batch is full.
-func (j *Journal) join(ctx context.Context, records [][]byte, size int) (b *batch, first bool, err error) {
+// put writes records of that size together, in a new segment if there is no room in this one. The lock is held, and given
+// up while it waits for the disk.
+func (j *Journal) put(records [][]byte, size int) error {
 	for {
-		j.mu.Lock()
-		if j.closed || j.broken != nil {
-			err := j.broken
-			if j.closed {
-				err = ErrClosed
-			}
-			j.mu.Unlock()
-			return nil, false, err
+		switch {
+		case j.closed:
+			return ErrClosed
+		case j.broken != nil:
+			return j.broken
+		case j.size == headSize || j.size+int64(size) <= j.o.SegmentBytes:
+			return j.write(records)
 		}
-		if j.batch == nil {
-			j.batch = &batch{before: j.tail, done: make(chan struct{}), buf: j.buffer(size)}
-			j.tail, first = j.batch.done, true
-		}
-		if b = j.batch; first || len(b.buf)+size <= AppendMax {
-			for _, record := range records {
-				b.buf = appendRecord(b.buf, record)
-			}
-			j.mu.Unlock()
-			return b, first, nil
-		}
-		j.mu.Unlock()
-		select {
-		case <-b.done:
-		case <-ctx.Done():
-			return nil, false, ctx.Err()
-		}
-	}
-}
-
-// buffer gives one with room for some bytes at least. The lock is held.
-func (j *Journal) buffer(size int) []byte {
-	if n := len(j.spare); n > 0 {
-		b := j.spare[n-1]
-		j.spare = j.spare[:n-1]
-		return b
-	}
-	return make([]byte, 0, max(size, bufferMin))
-}
-
-// lead commits a batch when it is its turn.
-func (j *Journal) lead(b *batch) {
-	<-b.before
-	if wait := j.o.Every - time.Since(j.synced); j.o.Every > 0 && wait > 0 && !j.synced.IsZero() {
-		time.Sleep(min(wait, j.o.Every)) // min: a clock that jumped must not stall anybody
-	}
-	j.mu.Lock()
-	j.batch = nil // whoever comes now is in the next one
-	j.mu.Unlock()
-	b.err = j.commit(b.buf)
-	j.mu.Lock()
-	if len(j.spare) < spares {
-		j.spare = append(j.spare, b.buf[:0])
-	}
-	j.mu.Unlock()
-	close(b.done)
-}
-
-// commit numbers, writes and syncs a batch.
-func (j *Journal) commit(buf []byte) error {
-	if j.broken != nil {
-		return j.broken
-	}
-	if j.size > headSize && j.size+int64(len(buf)) > j.o.SegmentBytes {
 		if err := j.roll(); err != nil {
 			return err
 		}
 	}
-	j.synced = time.Now()
-	count := j.at.number(buf, j.next)
-	if err := j.write(buf); err != nil {
-		return err
-	}
-	if err := j.active.Sync(); err != nil {
-		return j.breakUp(err)
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.size += int64(len(buf))
-	j.next += count
-	return nil
 }
 
-// write puts buf behind the durable bytes, after it undid what a failed write left there.
-func (j *Journal) write(buf []byte) error {
+// write puts records behind those that are written, after it undid what a failed write left there. The lock is held.
+func (j *Journal) write(records [][]byte) error {
 	if err := j.undo(); err != nil {
 		return fmt.Errorf("writing %s: undoing a failed write: %w", j.at.path(j.dir), err)
 	}
+	buf := j.buf[:0]
+	for i, record := range records {
+		seq := j.next + uint64(i)
+		buf = appendRecord(buf, j.seed, seq, uint32(seq-j.durable-1), record)
+	}
+	j.buf = buf // AppendMax bounds it
 	if n, err := j.active.WriteAt(buf, j.size); err != nil {
 		j.dirty = n != 0
 		// A tail that stays here goes before the next write or at the next open.
 		return fmt.Errorf("writing %s: %w", j.at.path(j.dir), errors.Join(err, j.undo()))
 	}
+	j.size += int64(len(buf))
+	j.next += uint64(len(records))
 	return nil
 }
 
-// undo cuts what a failed write left behind the durable bytes.
+// undo cuts what a failed write left behind the written bytes. The lock is held.
 func (j *Journal) undo() error {
 	if !j.dirty {
 		return nil
@@ -310,48 +384,136 @@ func (j *Journal) undo() error {
 	return nil
 }
 
-// roll starts a new segment.
+// join gives the fsync that takes who waits for one; the first of them has to lead it. The lock is held.
+func (j *Journal) join() (fl *flush, first bool) {
+	if j.flush != nil {
+		return j.flush, false
+	}
+	j.flush = &flush{done: make(chan struct{})}
+	return j.flush, true
+}
+
+// lead syncs when it is its turn.
+func (j *Journal) lead(fl *flush) {
+	<-j.disk
+	if wait := j.o.Every - time.Since(j.synced); j.o.Every > 0 && wait > 0 && !j.synced.IsZero() {
+		time.Sleep(min(wait, j.o.Every)) // min: a clock that jumped must not stall anybody
+	}
+	j.mu.Lock()
+	j.flush = nil // whoever comes now waits for the next one
+	j.mu.Unlock()
+	fl.err = j.sync()
+	j.disk <- struct{}{}
+	close(fl.done)
+}
+
+// sync puts on disk what is written when it begins. The caller has the token.
+func (j *Journal) sync() error {
+	j.mu.Lock()
+	f, last := j.active, j.next-1
+	if j.broken != nil || j.durable == last {
+		defer j.mu.Unlock()
+		return j.broken
+	}
+	j.mu.Unlock()
+	j.synced = time.Now()
+	err := f.Sync()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.ended(last, err)
+}
+
+// ended notes that an fsync of all up to a record has ended. The lock is held.
+func (j *Journal) ended(last uint64, err error) error {
+	if err != nil {
+		j.broken = fmt.Errorf("%w: %w", ErrBroken, err)
+		return j.broken
+	}
+	j.durable = last
+	return nil
+}
+
+// arm sees to it that what was written is synced, if nobody asks for it. The lock is held.
+func (j *Journal) arm() {
+	if j.armed || j.o.Lazy < 0 {
+		return
+	}
+	j.armed = true
+	j.lazies.Add(1)
+	if j.timer == nil {
+		j.timer = time.AfterFunc(j.o.Lazy, j.lazily)
+		return
+	}
+	j.timer.Reset(j.o.Lazy)
+}
+
+// lazily syncs what nobody has asked for.
+func (j *Journal) lazily() {
+	defer j.lazies.Done()
+	j.mu.Lock()
+	j.armed = false // what is written from now on arms it again
+	if j.closed || j.broken != nil || j.durable == j.next-1 {
+		j.mu.Unlock()
+		return
+	}
+	fl, first := j.join()
+	j.mu.Unlock()
+	if first {
+		j.lead(fl) // its error is the journal's: whoever comes next gets it
+	}
+}
+
+// roll starts a new segment when all of this one is on disk, unless another caller did. The lock is held, and given up
+// while it waits for the disk.
 func (j *Journal) roll() error {
+	full := j.at.first
+	j.mu.Unlock()
+	<-j.disk
+	j.mu.Lock()
+	defer func() { j.disk <- struct{}{} }()
+	if j.closed || j.broken != nil || j.at.first != full {
+		return nil // the caller looks again
+	}
 	if err := j.undo(); err != nil { // a closed segment ends with its last record
 		return fmt.Errorf("closing a segment: %w", err)
+	}
+	if last := j.next - 1; j.durable != last {
+		j.synced = time.Now()
+		if err := j.ended(last, j.active.Sync()); err != nil {
+			return err
+		}
 	}
 	s := newSegment(j.next)
 	f, err := j.create(s, s.head())
 	if err != nil {
 		if errors.Is(err, errSync) {
-			return j.breakUp(err)
+			return j.ended(0, err)
 		}
 		return err
 	}
 	_ = j.active.Close() // all of it was synced
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	j.listMu.Lock()
+	defer j.listMu.Unlock()
 	j.segments[len(j.segments)-1].size = j.size
-	j.active, j.at, j.size = f, s, headSize
 	j.segments = append(j.segments, s)
+	j.active, j.at, j.seed, j.size = f, s, s.seed(), headSize
 	return nil
 }
 
-// breakUp ends the journal's life after an fsync that failed.
-func (j *Journal) breakUp(cause error) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.broken = fmt.Errorf("%w: %w", ErrBroken, cause)
-	return j.broken
-}
-
-// Last returns the sequence number of the last record on disk, 0 if there has never been one.
+// Last returns the sequence number of the last record that was written, 0 if there has never been one.
 func (j *Journal) Last() uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.next - 1
 }
 
-// Size returns how many bytes the journal's segments hold together, give or take the last one's unfinished batch.
+// Size returns how many bytes the journal's segments hold together.
 func (j *Journal) Size() int64 {
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	size := j.size
+	j.listMu.Lock()
+	defer j.listMu.Unlock()
+	j.mu.Unlock()
 	for _, s := range j.segments[:len(j.segments)-1] {
 		size += s.size
 	}
@@ -361,8 +523,8 @@ func (j *Journal) Size() int64 {
 // Trim removes the segments all of whose records have a sequence number up to seq, or moves them to the archive. The
 // last segment stays.
 func (j *Journal) Trim(seq uint64) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	j.listMu.Lock()
+	defer j.listMu.Unlock()
 	for len(j.segments) > 1 && j.segments[1].first-1 <= seq {
 		if err := j.drop(j.segments[0]); err != nil { // one by one: a crash leaves no gap
 			return fmt.Errorf("trimming journal: %w", err)
@@ -417,7 +579,8 @@ func (j *Journal) Prune(before time.Time) error {
 	return nil
 }
 
-// Close waits for what is being written and closes the journal.
+// Close puts on disk what is written and closes the journal. An error says that the last of it may be gone after a power
+// cut.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	if j.closed {
@@ -425,17 +588,33 @@ func (j *Journal) Close() error {
 		return nil
 	}
 	j.closed = true
-	tail := j.tail
+	fl, was := j.flush, j.broken
+	if j.armed && j.timer.Stop() {
+		j.armed = false
+		j.lazies.Done()
+	}
 	j.mu.Unlock()
-	<-tail
-	return errors.Join(j.active.Close(), j.lock.Close())
+	j.lazies.Wait()
+	if fl != nil {
+		<-fl.done
+	}
+	<-j.disk
+	defer func() { j.disk <- struct{}{} }() // who waits to begin a segment finds it closed
+	err := j.sync()
+	if was != nil {
+		err = nil // it has been told
+	}
+	return errors.Join(err, j.active.Close(), j.lock.Close())
 }
 
-// appendRecord appends a record whose sequence number is not known yet.
-func appendRecord(buf, record []byte) []byte {
+// appendRecord appends a record with its head.
+func appendRecord(buf []byte, seed uint32, seq uint64, index uint32, payload []byte) []byte {
+	from := len(buf)
 	buf = binary.LittleEndian.AppendUint32(buf, 0)
-	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(record)))
-	var rest [recordHead - 8]byte
-	buf = append(buf, rest[:]...)
-	return append(buf, record...)
+	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(payload)))
+	buf = binary.LittleEndian.AppendUint64(buf, seq)
+	buf = binary.LittleEndian.AppendUint32(buf, index)
+	buf = append(buf, payload...)
+	binary.LittleEndian.PutUint32(buf[from:], checksum(seed, buf[from+4:]))
+	return buf
 }

@@ -388,51 +388,6 @@ func TestOneSyncForAllThatWait(t *testing.T) {
 	})
 }
 
-// More than fits one batch waits for the next: memory is bounded, order stays.
-func TestSlowSyncSlowsCallers(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		disk := &disk{delay: time.Second}
-		j := open(t, dir, Options{wrap: disk.wrap, Every: -1})
-		var wg sync.WaitGroup
-		gone, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
-		defer cancel()
-		refused, start := 0, time.Now()
-		var mu sync.Mutex
-		for i := range 100 {
-			wg.Go(func() {
-				err := j.Append(gone, append(make([]byte, RecordMax-1), byte(i)))
-				if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-					t.Error(err)
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				if err != nil {
-					refused++
-				}
-				j.mu.Lock()
-				defer j.mu.Unlock()
-				for _, buf := range j.spare {
-					if cap(buf) > 2*AppendMax { // as append grows
-						t.Errorf("%d bytes are buffered", cap(buf))
-					}
-				}
-			})
-		}
-		wg.Wait()
-		if refused == 0 || refused == 100 {
-			t.Errorf("%d of 100 gave up while they waited for room", refused)
-		}
-		if got := len(all(t, j)); got != 100-refused {
-			t.Errorf("%d records, %d were acknowledged", got, 100-refused)
-		}
-		if took := time.Since(start); took > 4*time.Second {
-			t.Errorf("took %v", took)
-		}
-		_ = j.Close()
-	})
-}
-
 // disk is a file system with faults.
 type disk struct {
 	mu    sync.Mutex
@@ -473,6 +428,19 @@ func (f *faulty) Sync() error {
 		return f.d.sync(f.file)
 	}
 	return f.file.Sync()
+}
+
+// ways are how a record gets onto the disk, with an error when it may not have.
+func ways() map[string]func(j *Journal, record string) error {
+	return map[string]func(j *Journal, record string) error{
+		"Append": func(j *Journal, record string) error { return j.Append(context.Background(), []byte(record)) },
+		"Write, Sync": func(j *Journal, record string) error {
+			if err := j.Write([]byte(record)); err != nil {
+				return err
+			}
+			return j.Sync(context.Background())
+		},
+	}
 }
 
 // Each fault of the write of one record: what its caller is told, whether the journal goes on, and what is there after.
@@ -517,40 +485,42 @@ func TestFaultTable(t *testing.T) {
 			d.sync = func(f file) error { _ = f.Sync(); return syscall.EIO }
 		}, syscall.EIO, true, []string{"a", "b"}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		for way, write := range ways() {
 			for _, reopen := range []bool{true, false} {
-				dir, d := t.TempDir(), &disk{}
-				o := fast()
-				o.wrap = d.wrap
-				j := open(t, dir, o)
-				add(t, j, "a")
-				c.fault(d)
-				err := j.Append(t.Context(), []byte("b"))
-				if !errors.Is(err, c.want) || errors.Is(err, ErrBroken) != c.broken {
-					t.Fatalf("Append: %v", err)
-				}
-				if c.broken {
-					err := j.Append(t.Context(), []byte("c"))
-					if d.sync = nil; !errors.Is(err, ErrBroken) {
-						t.Fatalf("after a failed fsync: %v", err)
+				t.Run(fmt.Sprintf("%s/%s/%v", c.name, way, reopen), func(t *testing.T) {
+					dir, d := t.TempDir(), &disk{}
+					o := fast()
+					o.wrap = d.wrap
+					j := open(t, dir, o)
+					add(t, j, "a")
+					c.fault(d)
+					err := write(j, "b")
+					if !errors.Is(err, c.want) || errors.Is(err, ErrBroken) != c.broken {
+						t.Fatalf("%v", err)
 					}
-				}
-				want := c.after
-				if !reopen && !c.broken { // the disk is well again: what failed must not come back
-					err := j.Append(t.Context(), []byte("still ill"))
-					if err == nil {
-						t.Fatal("no error while the disk is ill")
+					if c.broken {
+						err := write(j, "c")
+						if d.sync = nil; !errors.Is(err, ErrBroken) || j.Broken() == nil || j.Sync(t.Context()) == nil {
+							t.Fatalf("after a failed fsync: %v", err)
+						}
 					}
-					d.write, d.cut = nil, nil
-					add(t, j, "c")
-					want = []string{"a", "c"}
-				}
-				_ = j.Close()
-				if got := all(t, open(t, dir, fast())); !slices.Equal(got, want) {
-					t.Errorf("reopened at once %v: %q, want %q", reopen, got, want)
-				}
+					want := c.after
+					if !reopen && !c.broken { // the disk is well again: what failed must not come back
+						err := write(j, "still ill")
+						if err == nil {
+							t.Fatal("no error while the disk is ill")
+						}
+						d.write, d.cut = nil, nil
+						add(t, j, "c")
+						want = []string{"a", "c"}
+					}
+					_ = j.Close()
+					if got := all(t, open(t, dir, fast())); !slices.Equal(got, want) {
+						t.Errorf("reopened at once %v: %q, want %q", reopen, got, want)
+					}
+				})
 			}
-		})
+		}
 	}
 }
 
@@ -612,6 +582,15 @@ func TestFaultWhenASegmentStarts(t *testing.T) {
 	}
 }
 
+// numbered gives records as they lie in a segment, from a number on; what is up to durable was on disk before.
+func numbered(s segment, seq, durable uint64, records ...string) (b []byte) {
+	for i, r := range records {
+		n := seq + uint64(i)
+		b = appendRecord(b, s.seed(), n, uint32(n-durable-1), []byte(r))
+	}
+	return b
+}
+
 // A batch whose pages reached the disk out of order is torn; one with a later batch behind it is damaged.
 func TestHoleInTheLastBatch(t *testing.T) {
 	dir := t.TempDir()
@@ -624,11 +603,9 @@ func TestHoleInTheLastBatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	group := appendRecord(appendRecord(nil, []byte("two")), []byte("three"))
-	s.number(group, 2)
+	group := numbered(s, 2, 1, "two", "three")
 	group[recordHead]++ // in "two"
-	later := appendRecord(nil, []byte("four"))
-	s.number(later, 4)
+	later := numbered(s, 4, 3, "four")
 	if err := os.WriteFile(file, slices.Concat(base, group), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -649,8 +626,7 @@ func TestHoleInTheLastBatch(t *testing.T) {
 // Whatever the bytes of the last segment are: no panic, and what opens can be used.
 func FuzzOpen(f *testing.F) {
 	s := segment{first: 1}
-	good := appendRecord(appendRecord(nil, []byte("two")), []byte("three"))
-	s.number(good, 1)
+	good := numbered(s, 1, 0, "two", "three")
 	f.Add(slices.Concat(s.head(), good))
 	f.Add(slices.Concat(s.head(), good[:30]))
 	f.Add([]byte(magic))
@@ -684,7 +660,7 @@ func ram() string {
 	return ""
 }
 
-// Against a list: appends, reopens, crashes that tear, trims.
+// Against a list: appends, writes, reopens, crashes of process and machine that tear, trims.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dir, err := os.MkdirTemp(ram(), "journal")
@@ -696,6 +672,7 @@ func TestModel(t *testing.T) {
 		first := 0      // of the model that must be there
 		quick := fast() // without fsync: only the order of bytes counts here
 		quick.SegmentBytes = int64(rapid.SampledFrom([]int{1, 3000, segmentMin}).Draw(t, "segment"))
+		quick.Lazy = -1
 		quick.wrap = (&disk{sync: func(file) error { return nil }}).wrap
 		j, err := Open(dir, quick)
 		if err != nil {
@@ -716,12 +693,33 @@ func TestModel(t *testing.T) {
 				}
 				model = append(model, r)
 			},
+			"write": func(t *rapid.T) {
+				var records [][]byte
+				for range rapid.IntRange(1, 3).Draw(t, "records") {
+					times := rapid.SampledFrom([]int{1, 2000}).Draw(t, "times")
+					r := strings.Repeat(rapid.StringN(1, 8, 32).Draw(t, "record"), times)
+					records = append(records, []byte(r))
+					model = append(model, r)
+				}
+				if err := j.Write(records...); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"sync": func(t *rapid.T) {
+				if err := j.Sync(context.Background()); err != nil || j.durable != j.next-1 {
+					t.Fatal(err)
+				}
+			},
 			"reopen": func(t *rapid.T) { _ = j.Close(); reopen(t) },
+			"kill":   func(t *rapid.T) { abandon(j); reopen(t) },
+			"power cut": func(t *rapid.T) {
+				model = model[:powerCut(t, j, model)]
+				reopen(t)
+			},
 			"torn": func(t *rapid.T) {
 				s := j.segments[len(j.segments)-1]
 				_ = j.Close()
-				r := appendRecord(nil, []byte("never acknowledged"))
-				s.number(r, uint64(len(model)+1))
+				r := numbered(s, uint64(len(model)+1), uint64(len(model)), "never acknowledged")
 				f, err := os.OpenFile(s.path(dir), os.O_APPEND|os.O_WRONLY, 0)
 				if err != nil {
 					t.Fatal(err)

@@ -37,15 +37,18 @@ func (j *Journal) recover() error {
 	if j.active, err = j.create(last, content); err != nil {
 		return err
 	}
-	j.segments, j.at, j.size = segments, last, int64(len(content))
+	j.segments, j.at, j.seed, j.size, j.durable = segments, last, last.seed(), int64(len(content)), j.next-1
 	return nil
 }
 
-// Replay gives f all records that are on disk, oldest first. The record is valid only during the call. It stops at f's
+// Replay gives f all records that were written, oldest first. The record is valid only during the call. It stops at f's
 // first error and returns it.
 func (j *Journal) Replay(f func(seq uint64, record []byte) error) error {
 	j.mu.Lock()
-	segments, size := slices.Clone(j.segments), j.size
+	size := j.size
+	j.listMu.Lock()
+	segments := slices.Clone(j.segments)
+	j.listMu.Unlock()
 	j.mu.Unlock()
 	return replay(j.dir, segments, size, f)
 }

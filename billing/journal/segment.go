@@ -80,20 +80,6 @@ func parseHead(h []byte) (s segment, reason string, err error) {
 	return s, "", nil
 }
 
-// number gives the records in buf their sequence numbers from next on, and their checksums, and counts them.
-func (s segment) number(buf []byte, next uint64) uint64 {
-	count, seed := uint64(0), s.seed()
-	for len(buf) > 0 {
-		n := recordHead + int(binary.LittleEndian.Uint32(buf[4:]))
-		binary.LittleEndian.PutUint64(buf[8:], next+count)
-		binary.LittleEndian.PutUint32(buf[16:], uint32(count))
-		binary.LittleEndian.PutUint32(buf, checksum(seed, buf[4:n]))
-		buf = buf[n:]
-		count++
-	}
-	return count
-}
-
 // parsed is a record as it lies in a segment.
 type parsed struct {
 	seq     uint64
