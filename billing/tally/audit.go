@@ -3,7 +3,6 @@ package tally
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,7 +24,7 @@ type Reader struct {
 	n       int64 // receipts before the tail: their index is durable
 	offsets *os.File
 	hashes  *os.File
-	ids     *table
+	runs    []*run
 	tail    []int64 // offsets of the receipts after them
 	tailIDs map[receipt.Digest]int64
 }
@@ -33,11 +32,7 @@ type Reader struct {
 // OpenReader opens a folder's log to read.
 func OpenReader(dir string) (*Reader, error) {
 	r := &Reader{dir: dir, tailIDs: map[receipt.Digest]int64{}}
-	s := readState(dir)
-	if err := r.openIndex(s.n); err != nil { // it is being made anew, or damaged: the receipts say it all
-		_ = r.closeIndex()
-		s, r.n = state{}, 0
-	}
+	s := r.openIndex()
 	var err error
 	r.file, err = recordfile.OpenReader(filepath.Join(dir, receiptsName), recordfile.Options{
 		Magic: magic, From: s.offset, Each: r.add,
@@ -48,32 +43,44 @@ func OpenReader(dir string) (*Reader, error) {
 	return r, nil
 }
 
-func (r *Reader) openIndex(n int64) (err error) {
-	if n == 0 {
-		return nil
+// indexTries is how often a reader opens an index that its writer replaces.
+const indexTries = 10
+
+// openIndex opens the index, as the state that it gives says. If that can't be, since it is being made anew or damaged,
+// there is none: the receipts say it all.
+func (r *Reader) openIndex() state {
+	for range indexTries {
+		s := readState(r.dir)
+		if s.n == 0 || r.openFiles(s) == nil {
+			r.n = s.n
+			return s
+		}
+		_ = r.closeIndex()
+		if readState(r.dir).n == s.n {
+			break
+		}
 	}
-	var ids *os.File
-	for name, f := range map[string]**os.File{offsetsName: &r.offsets, hashesName: &r.hashes, idsName: &ids} {
+	return state{}
+}
+
+func (r *Reader) openFiles(s state) (err error) {
+	for name, f := range map[string]**os.File{offsetsName: &r.offsets, hashesName: &r.hashes} {
 		if *f, err = os.Open(filepath.Join(r.dir, name)); err != nil {
 			return err
 		}
 	}
-	r.ids = &table{path: ids.Name(), disk: ids}
-	r.ids.slots, err = slotsOf(ids, n)
-	r.n = n
+	r.runs, err = openRuns(r.dir, s.ends)
 	return err
 }
 
 func (r *Reader) closeIndex() error {
-	var err error
+	err := closeRuns(r.runs)
 	for _, f := range []*os.File{r.offsets, r.hashes} {
 		if f != nil {
 			err = errors.Join(err, f.Close())
 		}
 	}
-	if r.ids != nil {
-		err = errors.Join(err, r.ids.close())
-	}
+	r.runs, r.offsets, r.hashes = nil, nil, nil
 	return err
 }
 
@@ -110,26 +117,30 @@ func (r *Reader) find(id receipt.Digest) (int64, error) {
 	if at, ok := r.tailIDs[id]; ok {
 		return at, nil
 	}
-	if r.ids == nil {
-		return 0, ErrAbsent
-	}
-	return r.ids.find(prefix(id), func(at int64) (bool, error) {
-		if at >= r.n {
-			return false, nil
+	for _, run := range r.runs {
+		found, err := run.find(ids, prefix(id), nil)
+		if err != nil {
+			return 0, err
 		}
-		s, err := r.get(at)
-		return err == nil && s.ID() == id, err
-	})
+		for _, at := range found {
+			if at >= r.n {
+				return 0, fmt.Errorf("%w: a key of receipt %d, of %d", errRun, at, r.n)
+			}
+			if s, err := r.get(at); err != nil || s.ID() == id {
+				return at, err
+			}
+		}
+	}
+	return 0, ErrAbsent
 }
 
 func (r *Reader) get(at int64) (*receipt.Signed, error) {
 	var offset int64
 	if at < r.n {
-		var b [offsetSize]byte
-		if _, err := r.offsets.ReadAt(b[:], at*offsetSize); err != nil {
-			return nil, fmt.Errorf("reading an offset: %w", err)
+		var err error
+		if offset, err = readOffset(r.offsets, at); err != nil {
+			return nil, err
 		}
-		offset = int64(binary.LittleEndian.Uint64(b[:]))
 	} else {
 		offset = r.tail[at-r.n]
 	}
@@ -231,12 +242,8 @@ func (a *audit) receipt(offset int64, record []byte) (*receipt.Signed, error) {
 	if !bytes.Equal(got, hashes) {
 		return nil, fmt.Errorf("%w: the hashes beside it are not its own", ErrRewritten)
 	}
-	var b [offsetSize]byte
-	if _, err := a.r.offsets.ReadAt(b[:], a.n*offsetSize); err != nil {
-		return nil, fmt.Errorf("reading its offset: %w", err)
-	}
-	if at := int64(binary.LittleEndian.Uint64(b[:])); at != offset {
-		return nil, fmt.Errorf("%w: it is at %d, and beside it stands %d", ErrRewritten, offset, at)
+	if at, err := readOffset(a.r.offsets, a.n); err != nil || at != offset {
+		return nil, fmt.Errorf("it is at %d, and beside it stands %d: %w", offset, at, errors.Join(err, ErrRewritten))
 	}
 	return s, nil
 }

@@ -24,7 +24,7 @@ func TestChild(t *testing.T) {
 	if dir == "" {
 		t.Skip("a part of TestKilled")
 	}
-	l, err := Open(Config{Dir: dir, Origin: origin, Key: key(1)})
+	l, err := Open(Config{Dir: dir, Origin: origin, Key: key(1), every: 20})
 	if err != nil {
 		fmt.Println("failed", err)
 		os.Exit(3)
@@ -92,7 +92,7 @@ func TestKilled(t *testing.T) {
 			}
 		}
 		_ = cmd.Wait()
-		l := open(t, Config{Dir: dir, Origin: origin, Key: key(1)})
+		l := open(t, Config{Dir: dir, Origin: origin, Key: key(1), every: 20})
 		for n, request := range at {
 			if r, err := l.Get(n); err != nil || r.ID() != signed(request).ID() {
 				t.Fatalf("index %d: %v", n, err)

@@ -4,8 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -18,66 +23,97 @@ import (
 // offsetSize is the size of a number in the file of offsets.
 const offsetSize = 8
 
-// stateForm is the file that says how much of the index is durable: receipts, and where in their file they end; and how
-// many receipts there were at least, also while the index is made anew.
-const stateForm = "cocoon-tally-state/v1\n%d %d %d\n"
+// stateForm is the beginning of the file that says how much of the index is on disk: receipts, and where in their file
+// they end; and how many receipts there were at least, also while the index is made anew. A line for each run follows:
+// before which receipt it ends.
+const stateForm = "cocoon-tally-state/v2\n%d %d %d\n"
 
 // state is what that file says.
 type state struct {
-	n, offset int64 // receipts whose index is durable, and where they end
-	floor     int64 // receipts that were durable then
+	n, offset int64   // receipts whose index is durable, and where they end
+	floor     int64   // receipts that were durable then
+	ends      []int64 // of the runs
 }
 
-// index is what stands beside the receipts: all of it follows from them. Who adds to it holds Log.writing; others read.
+// index is what stands beside the receipts: all of it follows from them. It is in files but for the last receipts, whose
+// part is in memory: when that has every receipts it is written, by a goroutine of its own, and another takes its place.
+// Who adds to the index holds Log.writing; others read.
 type index struct {
-	dir      string
-	hashes   recordfile.Disk // tlog's stored hashes, one after the other
-	offsets  recordfile.Disk // where each receipt begins, 8 bytes each, little-endian
-	ids      *table
-	requests *table
-	edge     edge
-	n        atomic.Int64 // receipts in it
-	offset   int64        // where they end
-	saved    int64        // receipts whose index is durable
-	found    state        // when it was opened
+	c       Config
+	hashes  recordfile.Disk // tlog's stored hashes, one after the other
+	offsets recordfile.Disk // where each receipt begins, 8 bytes each, little-endian
+	found   state           // when it was opened
+	n       atomic.Int64    // receipts in it
+
+	// Of who adds to it.
+	edge  edge
+	spare *part
+	under *flush // the one that is under way; nil: none
+
+	mu    sync.RWMutex // held to change what follows, and to read it
+	runs  []*run
+	old   *part // what is being written; nil: nothing
+	young *part
+}
+
+// flush is a part on its way to the disk.
+type flush struct {
+	done chan struct{}
+	runs []*run // with it
+	gone []*run // that are in one of these
+	err  error
 }
 
 // openIndex opens an index as far as it is durable. One that is damaged to the eye begins anew, and so does any if
 // it shall.
 func openIndex(c Config, anew bool) (*index, error) {
-	x := &index{dir: c.Dir, found: readState(c.Dir)}
+	x := &index{c: c, found: readState(c.Dir), young: new(part), spare: new(part)}
 	if anew {
-		x.found.n, x.found.offset = 0, 0
-		if err := x.writeState(0, 0); err != nil { // what is on disk of the index counts no more
+		x.found = state{floor: x.found.floor}
+		if err := x.writeState(x.found); err != nil { // what is on disk of the index counts no more
 			return nil, err
 		}
 	}
-	if err := x.open(c); err != nil {
+	if err := x.open(); err != nil {
 		return nil, errors.Join(err, x.close())
 	}
 	return x, nil
 }
 
-func (x *index) open(c Config) (err error) {
+func (x *index) open() (err error) {
 	n := x.found.n
-	if x.hashes, err = openSized(c, hashesName, tlog.StoredHashCount(n)*tlog.HashSize); err != nil {
+	if x.hashes, err = openSized(x.c, hashesName, tlog.StoredHashCount(n)*tlog.HashSize); err != nil {
 		return err
 	}
-	if x.offsets, err = openSized(c, offsetsName, n*offsetSize); err != nil {
+	if x.offsets, err = openSized(x.c, offsetsName, n*offsetSize); err != nil {
 		return err
 	}
-	if x.ids, err = openTable(c, idsName, n); err != nil {
+	if err := x.tidy(); err != nil {
 		return err
 	}
-	if x.requests, err = openTable(c, requestsName, n); err != nil {
+	if x.runs, err = openRuns(x.c.Dir, x.found.ends); err != nil {
 		return err
 	}
+	x.young.begin(n, x.found.offset)
 	if x.edge, err = edgeOf(n, x); err != nil {
 		return err
 	}
 	x.n.Store(n)
-	x.saved, x.offset = n, x.found.offset
 	return nil
+}
+
+// tidy removes runs that a crash left over.
+func (x *index) tidy() error {
+	names, err := filepath.Glob(filepath.Join(x.c.Dir, keysName+"-*"))
+	from := int64(0)
+	for _, to := range x.found.ends {
+		names = slices.DeleteFunc(names, func(name string) bool { return filepath.Base(name) == runName(from, to) })
+		from = to
+	}
+	for _, name := range names {
+		err = errors.Join(err, os.Remove(name))
+	}
+	return err
 }
 
 // readState reads how much is durable. What can't be read is nothing.
@@ -87,17 +123,34 @@ func readState(dir string) (s state) {
 		return state{}
 	}
 	_, err = fmt.Sscanf(string(text), stateForm, &s.n, &s.offset, &s.floor)
-	if err != nil || s.n < 0 || s.n > s.floor || s.offset < 0 || s.String() != string(text) {
+	if err != nil || s.n < 0 || s.n > s.floor || s.offset < 0 {
+		return state{}
+	}
+	last := int64(0)
+	lines, _ := strings.CutPrefix(string(text), s.String())
+	for line := range strings.Lines(lines) {
+		end, err := strconv.ParseInt(strings.TrimSuffix(line, "\n"), 10, 64)
+		if err != nil || end <= last {
+			return state{}
+		}
+		last, s.ends = end, append(s.ends, end)
+	}
+	if last != s.n || s.String() != string(text) {
 		return state{}
 	}
 	return s
 }
 
-func (s state) String() string { return fmt.Sprintf(stateForm, s.n, s.offset, s.floor) }
+func (s state) String() string {
+	b := fmt.Appendf(nil, stateForm, s.n, s.offset, s.floor)
+	for _, end := range s.ends {
+		b = fmt.Appendf(b, "%d\n", end)
+	}
+	return string(b)
+}
 
-func (x *index) writeState(n, offset int64) error {
-	s := state{n, offset, max(n, x.found.floor)}
-	return durable.Replace(filepath.Join(x.dir, stateName), []byte(s.String()))
+func (x *index) writeState(s state) error {
+	return durable.Replace(filepath.Join(x.c.Dir, stateName), []byte(s.String()))
 }
 
 // openSized opens a file of at least a size. A shorter one is an error that says so.
@@ -122,16 +175,15 @@ func (x *index) size() int64 { return x.n.Load() }
 
 // placed is a receipt in its file.
 type placed struct {
-	id      receipt.Digest
-	request string
-	hash    tlog.Hash // of its leaf
-	offset  int64
-	end     int64
+	keys   [kinds]uint64
+	hash   tlog.Hash // of its leaf
+	offset int64
 }
 
+// place is a receipt and its record, which begins at an offset.
 func place(r *receipt.Signed, record []byte, offset int64) placed {
-	end := offset + recordfile.FrameSize + int64(len(record))
-	return placed{r.ID(), r.Request, tlog.RecordHash(record), offset, end}
+	keys := [kinds]uint64{ids: prefix(r.ID()), requests: prefix(requestKey(r.Request))}
+	return placed{keys, tlog.RecordHash(record), offset}
 }
 
 // addRecord adds the next receipt as it is on disk.
@@ -140,52 +192,191 @@ func (x *index) addRecord(offset int64, record []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w at %d: %w", recordfile.ErrDamaged, offset, err)
 	}
-	return x.add([]placed{place(r, record, offset)})
+	if err := x.room(); err != nil {
+		return err
+	}
+	x.add([]placed{place(r, record, 0)}, offset, offset+recordfile.FrameSize+int64(len(record)))
+	return nil
 }
 
-// add adds the next receipts, all or none; what it wrote of none is written again.
-func (x *index) add(list []placed) error {
-	n, edge := x.n.Load(), x.edge
-	hashes, offsets := make([]byte, 0, 2*len(list)*tlog.HashSize), make([]byte, 0, len(list)*offsetSize)
-	for i, p := range list {
-		hashes = edge.add(hashes, n+int64(i), p.hash)
-		offsets = binary.LittleEndian.AppendUint64(offsets, uint64(p.offset))
+// add adds the next receipts, whose offsets are counted from base, and which end at an offset.
+func (x *index) add(list []placed, base, end int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n, p := x.n.Load(), x.young
+	for i := range list {
+		r := &list[i]
+		p.hashes = x.edge.add(p.hashes, n+int64(i), r.hash)
+		p.offsets = append(p.offsets, base+r.offset)
+		for kind := range p.tables {
+			p.tables[kind].add(r.keys[kind])
+		}
 	}
-	if _, err := x.hashes.WriteAt(hashes, tlog.StoredHashIndex(0, n)*tlog.HashSize); err != nil {
+	p.end = end
+	x.n.Store(n + int64(len(list)))
+}
+
+// room has what is in memory written when there is enough of it. The error is that of what could not be written, if
+// there is so much of it that no more fits.
+func (x *index) room() error {
+	if x.young.count() < x.c.every && x.under == nil {
+		return nil
+	}
+	if err := x.finish(x.full()); err != nil {
+		x.c.Log.Warn("writing the log's index failed, and is tried again", "error", err)
+	}
+	if x.young.count() >= x.c.every {
+		x.start()
+	}
+	if !x.full() {
+		return nil
+	}
+	if err := x.finish(true); err != nil { // of the second try: what is full has to wait for it
+		return err
+	}
+	x.start()
+	return nil
+}
+
+// full tells whether no more may be added before what is in memory is on its way.
+func (x *index) full() bool { return x.young.count() >= 2*x.c.every }
+
+// start begins to write what is in memory, unless something is on its way.
+func (x *index) start() {
+	if x.under != nil {
+		return
+	}
+	if x.old == nil {
+		x.spare.begin(x.n.Load(), x.young.end)
+		x.mu.Lock()
+		x.old, x.young, x.spare = x.young, x.spare, nil
+		x.mu.Unlock()
+	}
+	f := &flush{done: make(chan struct{})}
+	x.under = f
+	go func(p *part, runs []*run) {
+		defer close(f.done)
+		f.err = x.write(f, p, runs)
+	}(x.old, x.runs)
+}
+
+// finish takes over what was written, if it is done; it waits for it if it shall. After an error it is to be started
+// again.
+func (x *index) finish(wait bool) error {
+	f := x.under
+	if f == nil {
+		return nil
+	}
+	if !wait {
+		select {
+		case <-f.done:
+		default:
+			return nil
+		}
+	}
+	<-f.done
+	x.under = nil
+	if f.err != nil {
+		return fmt.Errorf("writing what stands beside the receipts: %w", f.err)
+	}
+	x.mu.Lock()
+	x.runs, x.spare, x.old = f.runs, x.old, nil
+	shed(x.runs)
+	x.mu.Unlock()
+	for _, r := range f.gone { // a reader that has it open keeps it
+		if err := errors.Join(r.close(), os.Remove(filepath.Join(x.c.Dir, runName(r.from, r.to)))); err != nil {
+			x.c.Log.Warn("removing an old file beside the receipts failed", "error", err)
+		}
+	}
+	return nil
+}
+
+// write writes a part, and says so on disk when all of it is durable.
+func (x *index) write(f *flush, p *part, runs []*run) error {
+	if _, err := x.hashes.WriteAt(p.hashes, p.base*tlog.HashSize); err != nil {
 		return fmt.Errorf("writing hashes: %w", err)
 	}
-	if _, err := x.offsets.WriteAt(offsets, n*offsetSize); err != nil {
+	offsets := make([]byte, 0, len(p.offsets)*offsetSize)
+	for _, o := range p.offsets {
+		offsets = binary.LittleEndian.AppendUint64(offsets, uint64(o))
+	}
+	if _, err := x.offsets.WriteAt(offsets, p.first*offsetSize); err != nil {
 		return fmt.Errorf("writing offsets: %w", err)
 	}
-	for i, p := range list {
-		err := x.ids.insert(prefix(p.id), n+int64(i))
-		if err == nil {
-			err = x.requests.insert(prefix(requestKey(p.request)), n+int64(i))
-		}
-		if err != nil {
-			return err
-		}
-		x.offset = p.end
+	if err := errors.Join(x.hashes.Sync(), x.offsets.Sync()); err != nil {
+		return err
 	}
-	x.edge = edge
-	x.n.Store(n + int64(len(list)))
+	left := len(runs) - absorbed(runs, x.c.every, p.count())
+	r, err := writeRun(&x.c, runs[left:], p)
+	if err != nil {
+		return err
+	}
+	f.runs, f.gone = append(slices.Clone(runs[:left]), r), runs[left:]
+	s := state{n: r.to, offset: p.end, floor: max(r.to, x.found.floor)}
+	for _, r := range f.runs {
+		s.ends = append(s.ends, r.to)
+	}
+	if err = durable.SyncDir(x.c.Dir); err == nil {
+		err = x.writeState(s)
+	}
+	if err != nil { // the state may be on disk all the same: what it names stays
+		return errors.Join(err, r.close())
+	}
 	return nil
+}
+
+// find appends the indexes of receipts with a key, in their order.
+func (x *index) find(kind int, hash uint64, found []int64) (_ []int64, err error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, r := range x.runs {
+		if found, err = r.find(kind, hash, found); err != nil {
+			return nil, err
+		}
+	}
+	if x.old != nil {
+		found = x.old.find(kind, hash, found)
+	}
+	return x.young.find(kind, hash, found), nil
 }
 
 // ReadHashes reads stored hashes, for package tlog.
 func (x *index) ReadHashes(at []int64) ([]tlog.Hash, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
 	hashes := make([]tlog.Hash, len(at))
 	for i, n := range at {
-		if _, err := x.hashes.ReadAt(hashes[i][:], n*tlog.HashSize); err != nil {
-			return nil, fmt.Errorf("reading a hash: %w", err)
+		switch {
+		case n >= x.young.base && n < x.young.base+int64(len(x.young.hashes)/tlog.HashSize):
+			copy(hashes[i][:], x.young.hashes[(n-x.young.base)*tlog.HashSize:])
+		case x.old != nil && n >= x.old.base:
+			copy(hashes[i][:], x.old.hashes[(n-x.old.base)*tlog.HashSize:])
+		default:
+			if _, err := x.hashes.ReadAt(hashes[i][:], n*tlog.HashSize); err != nil {
+				return nil, fmt.Errorf("reading a hash: %w", err)
+			}
 		}
 	}
 	return hashes, nil
 }
 
+// offsetOf is where receipt n begins.
 func (x *index) offsetOf(n int64) (int64, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	switch {
+	case n >= x.young.first:
+		return x.young.offsets[n-x.young.first], nil
+	case x.old != nil && n >= x.old.first:
+		return x.old.offsets[n-x.old.first], nil
+	}
+	return readOffset(x.offsets, n)
+}
+
+// readOffset reads one from the file of offsets.
+func readOffset(offsets io.ReaderAt, n int64) (int64, error) {
 	var b [offsetSize]byte
-	if _, err := x.offsets.ReadAt(b[:], n*offsetSize); err != nil {
+	if _, err := offsets.ReadAt(b[:], n*offsetSize); err != nil {
 		return 0, fmt.Errorf("reading an offset: %w", err)
 	}
 	return int64(binary.LittleEndian.Uint64(b[:])), nil
@@ -193,30 +384,20 @@ func (x *index) offsetOf(n int64) (int64, error) {
 
 // save makes the index durable, and says so on disk.
 func (x *index) save() error {
-	if x.n.Load() == x.saved {
-		return nil
+	err := x.finish(true)
+	for err == nil && (x.old != nil || x.young.count() > 0) {
+		x.start()
+		err = x.finish(true)
 	}
-	if err := errors.Join(x.hashes.Sync(), x.offsets.Sync(), x.ids.sync(), x.requests.sync()); err != nil {
-		return err
-	}
-	n := x.n.Load()
-	if err := x.writeState(n, x.offset); err != nil {
-		return err
-	}
-	x.saved = n
-	return nil
+	return err
 }
 
 func (x *index) close() error {
-	var err error
+	_ = x.finish(true) // save says what fails
+	err := closeRuns(x.runs)
 	for _, d := range []recordfile.Disk{x.hashes, x.offsets} {
 		if d != nil {
 			err = errors.Join(err, d.Close())
-		}
-	}
-	for _, t := range []*table{x.ids, x.requests} {
-		if t != nil {
-			err = errors.Join(err, t.close())
 		}
 	}
 	return err

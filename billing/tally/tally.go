@@ -2,10 +2,15 @@
 // later. It proves that a receipt is in the log, and that the log of today continues that of yesterday.
 //
 // The truth is one file of receipts, in their wire form, each of which is a leaf (RFC 6962 hashing; docs/protocol.md,
-// section 6). Append returns when they are in it on disk. Beside it, and made anew from it when they are missing or
-// behind, are the tree's hashes (package tlog's stored hashes, of which its tiles are made), the receipts' offsets, and
-// hash tables of their IDs and of their requests. Before a tree head leaves this package it is kept on disk: a log that
-// is found to hold less than what was signed, or something else, does not open.
+// section 6). Append returns when they are in it on disk: one write and one fsync a batch. Beside it, and made anew from
+// it when they are missing or behind, are the tree's hashes (package tlog's stored hashes, of which its tiles are made),
+// the receipts' offsets, and their IDs and requests, sorted in runs that are merged as they become many. Of the last
+// receipts these are in memory alone, and are written now and then, together. Before a tree head leaves this package it
+// is kept on disk: a log that is found to hold less than what was signed, or something else, does not open.
+//
+// In memory are the index of the last receipts, mostly stateEvery, 4*stateEvery and two batches at most, of 160 bytes
+// each; filters that say of an ID that it is new, 2 bytes a receipt, filtersMax at most; while runs are merged, the
+// filter of the new one, as much at most; and a batch.
 //
 // The log holds hashes of requests and answers: whoever reads it can test a guess at a short one. It is for the
 // operator, and for proofs of one receipt to the one whose it is; not to be published whole.
@@ -36,8 +41,7 @@ const (
 	receiptsName = "receipts"
 	hashesName   = "hashes"
 	offsetsName  = "offsets"
-	idsName      = "ids"
-	requestsName = "requests"
+	keysName     = "keys" // and which receipts' they are
 	stateName    = "state"
 	headName     = "head"
 	lockName     = "lock"
@@ -46,12 +50,12 @@ const (
 // TileHeight is that of the tiles: 256 hashes each, as C2SP's tlog-tiles have it.
 const TileHeight = 8
 
-// stateEvery is after how many receipts the files beside the receipts are made durable: what has to be indexed again
-// after a crash is at most that, a fraction of a second's work.
-const stateEvery = 4096
+// stateEvery is after how many receipts what is beside them is written: what has to be indexed again after a crash is
+// mostly that, and four times that and two batches if the disk is slow: half a second's work.
+const stateEvery = 16 << 10
 
-// bufferMax bounds the buffer that is kept from one batch to the next, bytes: of a thousand receipts.
-const bufferMax = 2 << 20
+// spareMax bounds the receipts of a batch whose memory is kept for the next.
+const spareMax = 4 << 10
 
 // Errors that callers tell apart.
 var (
@@ -73,6 +77,8 @@ type Config struct {
 	Log *slog.Logger
 	// Wrap comes between the log and its disk, in tests.
 	Wrap func(*os.File) recordfile.Disk
+
+	every int64 // stateEvery, but in tests
 }
 
 // Log is an open log. Its methods may be called at the same time.
@@ -85,9 +91,11 @@ type Log struct {
 	queue sync.Mutex // of the batch that is being filled
 	next  *batch
 
-	writing sync.Mutex // held by who appends
-	index   *index     // written by who holds writing
-	buf     []byte     // of who holds writing: receipts on their way to the file
+	writing sync.Mutex               // held by who appends
+	index   *index                   // written by who holds writing
+	fresh   map[receipt.Digest]int64 // of who holds writing, as are the next: the indexes of those in the batch
+	list    []placed
+	records recordfile.Batch
 
 	heads sync.Mutex // held by who signs
 	floor int64      // as many receipts were durable when the log was opened
@@ -111,10 +119,13 @@ func Open(c Config) (*Log, error) {
 	if c.Wrap == nil {
 		c.Wrap = func(f *os.File) recordfile.Disk { return f }
 	}
+	if c.every == 0 {
+		c.every = stateEvery
+	}
 	if len(c.Key) != ed25519.PrivateKeySize {
 		return nil, errors.New("opening the log of receipts: no key")
 	}
-	l := &Log{c: c}
+	l := &Log{c: c, fresh: map[receipt.Digest]int64{}}
 	var err error
 	if l.verifier, err = treeproof.NewVerifier(c.Origin, c.Key.Public().(ed25519.PublicKey)); err != nil {
 		return nil, fmt.Errorf("opening the log of receipts: %w", err)
@@ -176,12 +187,11 @@ func (l *Log) load(anew bool) (err error) {
 	}
 	l.floor = max(l.floor, l.index.found.floor)
 	l.file, err = recordfile.Open(l.path(receiptsName), recordfile.Options{
-		Magic: magic, From: l.index.offset, Each: l.index.addRecord, Cut: l.enough, Wrap: l.c.Wrap,
+		Magic: magic, From: l.index.found.offset, Each: l.index.addRecord, Cut: l.enough, Wrap: l.c.Wrap,
 	})
 	if err != nil {
 		return err
 	}
-	l.index.offset = l.file.Size()
 	if n := l.file.Cut(); n > 0 {
 		l.c.Log.Warn("the end of the log of receipts was torn and is cut off", "bytes", n)
 	}
@@ -245,78 +255,65 @@ func (l *Log) write(b *batch) {
 	l.queue.Lock()
 	l.next = nil
 	l.queue.Unlock()
-	if b.err = l.catchUp(); b.err != nil {
+	if b.err = l.ready(); b.err != nil {
 		return
 	}
 	b.indexes, b.err = l.append(b.receipts)
 }
 
-// catchUp mends what a failed write left behind: the receipts' file may be poisoned, or ahead of what is beside it.
-func (l *Log) catchUp() error {
+// ready mends what a failed write left behind, and makes room in memory.
+func (l *Log) ready() error {
 	if l.file.Err() != nil {
 		if err := l.file.Recover(); err != nil {
 			return err
 		}
 	}
-	for l.index.offset < l.file.Size() {
-		record, err := l.file.Read(l.index.offset)
-		if err == nil {
-			err = l.index.addRecord(l.index.offset, record)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return l.index.room()
 }
 
 // append adds those receipts that are not in the log.
 func (l *Log) append(receipts []*receipt.Signed) ([]int64, error) {
+	l.records.Reset()
+	if clear(l.fresh); cap(l.list) > spareMax {
+		l.fresh, l.list = map[receipt.Digest]int64{}, nil
+	}
+	l.list = l.list[:0]
 	indexes := make([]int64, len(receipts))
-	fresh := make(map[receipt.Digest]int64, len(receipts))
-	records, list := make([][]byte, 0, len(receipts)), make([]placed, 0, len(receipts))
-	buf := l.buf[:0]
 	for i, r := range receipts {
-		if at, ok := fresh[r.ID()]; ok {
-			indexes[i] = at
-			continue
-		}
-		at, err := l.Find(r.ID())
-		if errors.Is(err, ErrAbsent) {
-			at, err = l.index.size()+int64(len(records)), nil
-			fresh[r.ID()] = at
-			from := len(buf)
-			buf = r.Append(buf)
-			record := buf[from:] // stays as it is when buf moves
-			records, list = append(records, record), append(list, place(r, record, 0))
-		}
-		if err != nil {
-			return nil, err
+		id := r.ID()
+		at, ok := l.fresh[id]
+		if !ok {
+			var err error
+			if at, err = l.Find(id); errors.Is(err, ErrAbsent) {
+				at, err = l.add(r)
+			}
+			if err != nil {
+				return nil, err
+			}
 		}
 		indexes[i] = at
 	}
-	if l.buf = buf; cap(buf) > bufferMax {
-		l.buf = nil
-	}
-	if len(records) == 0 {
+	if len(l.list) == 0 {
 		return indexes, nil
 	}
-	offsets, err := l.file.Append(records...)
+	base, err := l.file.AppendBatch(&l.records)
 	if err != nil {
 		return nil, err
 	}
-	for i, at := range offsets {
-		list[i].offset, list[i].end = at, list[i].end+at
-	}
-	if err := l.index.add(list); err != nil {
-		return nil, err
-	}
-	if l.index.size()-l.index.saved >= stateEvery {
-		if err := l.index.save(); err != nil {
-			l.c.Log.Warn("making the log's index durable failed: it will be made anew if need be", "error", err)
-		}
-	}
+	l.index.add(l.list, base, base+l.records.Len())
 	return indexes, nil
+}
+
+// add adds a receipt to the batch, and gives the index that it will have.
+func (l *Log) add(r *receipt.Signed) (int64, error) {
+	at, offset := l.index.size()+int64(len(l.list)), l.records.Len()
+	record, err := l.records.Add(r)
+	if err != nil {
+		return 0, err
+	}
+	l.list = append(l.list, place(r, record, offset))
+	l.fresh[r.ID()] = at
+	return at, nil
 }
 
 // Size is how many receipts the log has.
@@ -347,22 +344,29 @@ func (l *Log) Get(at int64) (*receipt.Signed, error) {
 
 // Find is the index of the receipt with an ID; ErrAbsent if there is none.
 func (l *Log) Find(id receipt.Digest) (int64, error) {
-	return l.find(l.index.ids, id, func(r *receipt.Signed) bool { return r.ID() == id })
+	return l.find(ids, id, func(r *receipt.Signed) bool { return r.ID() == id })
 }
 
 // FindRequest is the index of the first receipt in the log of a request; ErrAbsent if there is none.
 func (l *Log) FindRequest(request string) (int64, error) {
-	return l.find(l.index.requests, requestKey(request), func(r *receipt.Signed) bool { return r.Request == request })
+	return l.find(requests, requestKey(request), func(r *receipt.Signed) bool { return r.Request == request })
 }
 
-func (l *Log) find(t *table, key receipt.Digest, is func(*receipt.Signed) bool) (int64, error) {
-	return t.find(prefix(key), func(at int64) (bool, error) {
-		if at >= l.index.size() { // of a batch that a crash took back
-			return false, nil
-		}
+func (l *Log) find(kind int, key receipt.Digest, is func(*receipt.Signed) bool) (int64, error) {
+	found, err := l.index.find(kind, prefix(key), make([]int64, 0, 4)) // on the stack
+	if err != nil {
+		return 0, err
+	}
+	for _, at := range found {
 		r, err := l.Get(at)
-		return err == nil && is(r), err
-	})
+		if err != nil {
+			return 0, err
+		}
+		if is(r) {
+			return at, nil
+		}
+	}
+	return 0, ErrAbsent
 }
 
 // Head is the log's tree head now, as a signed note.

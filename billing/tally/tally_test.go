@@ -242,7 +242,7 @@ func (r tiles) SaveTiles([]tlog.Tile, [][]byte) {}
 func TestGrown(t *testing.T) {
 	c := config(t)
 	l := open(t, c)
-	const n = slotsMin/2 + 100
+	const n = slotsMin*8 + 100
 	for from := 0; from < n; from += 100 {
 		fill(t, l, from, min(100, n-from))
 	}
@@ -285,7 +285,7 @@ func TestGrown(t *testing.T) {
 
 // What stands beside the receipts may be lost or spoilt: it is made anew.
 func TestIndexMadeAnew(t *testing.T) {
-	for _, name := range []string{hashesName, offsetsName, idsName, requestsName, stateName} {
+	for _, name := range []string{hashesName, offsetsName, runName(0, 20), stateName} {
 		for how, spoil := range map[string]func(path string) error{
 			"gone":  os.Remove,
 			"empty": func(path string) error { return os.WriteFile(path, nil, 0o600) },
@@ -298,7 +298,7 @@ func TestIndexMadeAnew(t *testing.T) {
 				return os.WriteFile(path, make([]byte, info.Size()), 0o600)
 			},
 		} {
-			if how == "zeros" && (name == offsetsName || name == idsName || name == requestsName) {
+			if how == "zeros" && (name == offsetsName || name == runName(0, 20)) {
 				continue // for Audit: see TestAudit
 			}
 			c := config(t)
@@ -416,7 +416,7 @@ func TestRewritten(t *testing.T) {
 		}
 	}
 	_ = l.Close()
-	for _, name := range []string{receiptsName, hashesName, offsetsName, idsName, stateName} {
+	for _, name := range []string{receiptsName, hashesName, offsetsName, runName(0, 20), stateName} {
 		text, err := os.ReadFile(filepath.Join(other.Dir, name))
 		if err == nil {
 			err = os.WriteFile(filepath.Join(c.Dir, name), text, 0o600)
@@ -452,15 +452,24 @@ func TestOtherKey(t *testing.T) {
 }
 
 func TestAudit(t *testing.T) {
-	for _, name := range []string{hashesName, offsetsName, idsName} {
+	filter := (&run{to: 20}).filterAt()
+	for _, spoil := range []struct {
+		name     string
+		at, size int64
+	}{
+		{hashesName, 0, 32 * 30},
+		{offsetsName, 0, 8 * 20},
+		{runName(0, 20), 0, 20 * keySize},
+		{runName(0, 20), filter, filterBlock},
+		{runName(0, 20), 2 * 20 * keySize, filter - 2*20*keySize},
+	} {
 		c := config(t)
 		l := open(t, c)
 		fill(t, l, 0, 20)
 		_ = l.Close() // so that what is beside the receipts counts
-		size := map[string]int64{hashesName: 32 * 30, offsetsName: 8 * 20, idsName: 16 * slotsMin}[name]
-		f, err := os.OpenFile(filepath.Join(c.Dir, name), os.O_WRONLY, 0)
+		f, err := os.OpenFile(filepath.Join(c.Dir, spoil.name), os.O_WRONLY, 0)
 		if err == nil {
-			_, err = f.WriteAt(make([]byte, size), 0)
+			_, err = f.WriteAt(make([]byte, spoil.size), spoil.at)
 		}
 		if err != nil || f.Close() != nil {
 			t.Fatal(err)
@@ -470,7 +479,7 @@ func TestAudit(t *testing.T) {
 			t.Fatal(err)
 		}
 		if report, err := r.Audit(t.Context(), nil, nil); !errors.Is(err, ErrRewritten) && !errors.Is(err, recordfile.ErrDamaged) {
-			t.Errorf("%s: %+v, %v", name, report, err)
+			t.Errorf("%+v: %+v, %v", spoil, report, err)
 		}
 		_ = r.Close()
 	}
@@ -478,7 +487,14 @@ func TestAudit(t *testing.T) {
 
 // A reader sees what comes into the log after it was opened, and audits beside a writer.
 func TestReader(t *testing.T) {
+	for _, every := range []int64{3, stateEvery} {
+		readerOf(t, every)
+	}
+}
+
+func readerOf(t *testing.T, every int64) {
 	c := config(t)
+	c.every = every
 	l := open(t, c)
 	fill(t, l, 0, 5)
 	_ = l.Close()
@@ -521,6 +537,16 @@ func TestReader(t *testing.T) {
 		})
 		if err != nil || report.Receipts != seen || report.Signed > seen || seen < 10 {
 			t.Fatalf("%+v, %v, %d seen", report, err, seen)
+		}
+		other, err := OpenReader(c.Dir) // while files are replaced
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.Audit(t.Context(), l.verifier, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 	wg.Wait()
@@ -566,6 +592,7 @@ func TestConcurrent(t *testing.T) {
 
 // faults fail an operation, in one way, and then all until mended.
 type faults struct {
+	mu          sync.Mutex
 	left        int
 	after, half bool
 	once        bool
@@ -574,7 +601,16 @@ type faults struct {
 
 var errFault = fmt.Errorf("injected: %w", syscall.ENOSPC)
 
+// set sets how many operations are left before one fails, and whether all do.
+func (f *faults) set(left int, dead bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.left, f.dead = left, dead
+}
+
 func (f *faults) do(do, half func() error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.left--; f.left == 0 {
 		f.dead = !f.once
 		switch {
@@ -614,60 +650,70 @@ func TestFaults(t *testing.T) {
 		if i&3 == 3 {
 			continue // done whole, and by half
 		}
-		f := &faults{left: 1 + i/8, after: i&1 != 0, half: i&2 != 0, once: i&4 != 0}
-		name := fmt.Sprintf("%+v", *f)
-		c := config(t)
-		c.Wrap = func(file *os.File) recordfile.Disk { return faultDisk{file, f} }
-		l, err := Open(c)
-		if err != nil {
-			f.dead = false
-			if l, err = Open(c); err != nil {
-				t.Errorf("%s: making it failed, and opening it again too: %v", name, err)
-				continue
-			}
+		for _, every := range []int64{1, stateEvery} {
+			t.Run(fmt.Sprint(i, " ", every), func(t *testing.T) {
+				t.Parallel()
+				faultsOf(t, i, every)
+			})
 		}
-		acked := 0
-		for n := range 3 {
-			at, err := l.Append(signed(n))
-			if err != nil {
-				if !errors.Is(err, errFault) {
-					t.Errorf("%s: %v", name, err)
-				}
-				break
-			}
-			if at[0] != int64(n) {
-				t.Errorf("%s: request %d at %d", name, n, at[0])
-			}
-			acked++
-		}
-		if (i/8)%2 == 0 { // go on
-			f.dead, f.left = false, 0
-			for n := acked; n < 5; n++ {
-				if at, err := l.Append(signed(n)); err != nil || at[0] != int64(n) {
-					t.Errorf("%s: request %d at %d, %v", name, n, at, err)
-				}
-			}
-			acked = 5
-		}
-		f.dead, f.left = true, 0
-		_ = l.Close()
-		f.dead = false
-		l, err = Open(c)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if n := int(l.Size()); n != acked && n != acked+1 {
-			t.Errorf("%s: %d receipts, want %d", name, n, acked)
-		}
-		for n := range 7 {
-			if at, err := l.Append(signed(n)); err != nil || at[0] != int64(n) {
-				t.Errorf("%s: in the end request %d at %d, %v", name, n, at, err)
-			}
-		}
-		check(t, l, 7)
-		_ = l.Close()
 	}
+}
+
+func faultsOf(t *testing.T, i int, every int64) {
+	f := &faults{left: 1 + i/8, after: i&1 != 0, half: i&2 != 0, once: i&4 != 0}
+	name := fmt.Sprintf("op %d, after %v, half %v, once %v, every %d", f.left, f.after, f.half, f.once, every)
+	c := config(t)
+	c.every = every
+	c.Wrap = func(file *os.File) recordfile.Disk { return faultDisk{file, f} }
+	l, err := Open(c)
+	if err != nil {
+		f.set(0, false)
+		if l, err = Open(c); err != nil {
+			t.Errorf("%s: making it failed, and opening it again too: %v", name, err)
+			return
+		}
+	}
+	acked := 0
+	for n := range 3 {
+		at, err := l.Append(signed(n))
+		if err != nil {
+			if !errors.Is(err, errFault) {
+				t.Errorf("%s: %v", name, err)
+			}
+			break
+		}
+		if at[0] != int64(n) {
+			t.Errorf("%s: request %d at %d", name, n, at[0])
+		}
+		acked++
+	}
+	if (i/8)%2 == 0 { // go on
+		f.set(0, false)
+		for n := acked; n < 5; n++ {
+			if at, err := l.Append(signed(n)); err != nil || at[0] != int64(n) {
+				t.Errorf("%s: request %d at %d, %v", name, n, at, err)
+			}
+		}
+		acked = 5
+	}
+	f.set(0, true)
+	_ = l.Close()
+	f.set(0, false)
+	l, err = Open(c)
+	if err != nil {
+		t.Errorf("%s: %v", name, err)
+		return
+	}
+	if n := int(l.Size()); n != acked && n != acked+1 {
+		t.Errorf("%s: %d receipts, want %d", name, n, acked)
+	}
+	for n := range 7 {
+		if at, err := l.Append(signed(n)); err != nil || at[0] != int64(n) {
+			t.Errorf("%s: in the end request %d at %d, %v", name, n, at, err)
+		}
+	}
+	check(t, l, 7)
+	_ = l.Close()
 }
 
 // The log and a list say the same, whatever is appended, and however often it is opened.
@@ -677,6 +723,7 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		runs++
 		c := Config{Dir: filepath.Join(dir, fmt.Sprint(runs)), Origin: origin, Key: key(1)}
+		c.every = rapid.Int64Range(1, 9).Draw(rt, "every")
 		l, err := Open(c)
 		if err != nil {
 			rt.Fatal(err)

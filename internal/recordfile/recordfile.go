@@ -31,8 +31,8 @@ const RecordMax = 1 << 20
 // tailMax bounds what Open may cut off, bytes: a batch has a record of each of its writers.
 const tailMax = 64 << 20
 
-// spareMax bounds the buffer that is kept from one batch to the next, bytes: of a thousand receipts.
-const spareMax = 2 << 20
+// spareMax bounds the buffer that is kept from one batch to the next, bytes: twice that of a thousand receipts.
+const spareMax = 4 << 20
 
 // FrameSize is what stands before each record, bytes.
 const FrameSize = 12
@@ -89,18 +89,55 @@ type File struct {
 
 // batch is records that go to disk together.
 type batch struct {
-	buf  []byte
+	Batch
 	base int64 // its offset in the file; known when done
 	done chan struct{}
 	err  error
 }
 
-func (b *batch) add(record []byte) {
+// Batch is records on their way to a file, laid out as they will stand there, so that nothing is copied once more. The
+// zero value is empty. It has one user at a time.
+type Batch struct {
+	buf []byte
+}
+
+// Len is the size of all in it, bytes: where the next record begins, counted from where the batch will.
+func (b *Batch) Len() int64 { return int64(len(b.buf)) }
+
+// Reset empties it. Its memory is kept, unless that is more than some MiB.
+func (b *Batch) Reset() {
+	if b.buf = b.buf[:0]; cap(b.buf) > spareMax {
+		b.buf = nil
+	}
+}
+
+// Add adds the record that r appends, and lends it: it is whole until Reset.
+func (b *Batch) Add(r interface{ Append(b []byte) []byte }) ([]byte, error) {
 	at := len(b.buf)
-	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(record)))
-	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(at))
-	b.buf = binary.LittleEndian.AppendUint32(b.buf, checksum(b.buf[at:], record))
-	b.buf = append(b.buf, record...)
+	b.buf = r.Append(append(b.buf, make([]byte, FrameSize)...))
+	record := b.buf[at+FrameSize:]
+	if len(record) == 0 || len(record) > RecordMax {
+		b.buf = b.buf[:at]
+		return nil, errSize(len(record))
+	}
+	b.frame(at)
+	return record, nil
+}
+
+func errSize(n int) error { return fmt.Errorf("a record of %d bytes, want 1 to %d", n, RecordMax) }
+
+func (b *Batch) add(record []byte) {
+	at := len(b.buf)
+	b.buf = append(append(b.buf, make([]byte, FrameSize)...), record...)
+	b.frame(at)
+}
+
+// frame fills in the frame of the last record, which begins at an offset.
+func (b *Batch) frame(at int) {
+	frame, record := b.buf[at:at+FrameSize], b.buf[at+FrameSize:]
+	binary.LittleEndian.PutUint32(frame, uint32(len(record)))
+	binary.LittleEndian.PutUint32(frame[4:], uint32(at))
+	binary.LittleEndian.PutUint32(frame[8:], checksum(frame, record))
 }
 
 // Open opens the file, or makes it. It must have no other user: the owner keeps a lock.
@@ -144,7 +181,10 @@ func (f *File) load(size int64, o *Options) error {
 	}
 	f.size = end
 	if f.cut = size - end; f.cut == 0 {
-		return nil
+		if f.size <= max(o.From, f.magic) {
+			return nil
+		}
+		return f.disk.Sync() // of what was read, the last may have been written and not been synced
 	}
 	if o.Cut != nil {
 		if err := o.Cut(); err != nil {
@@ -261,7 +301,7 @@ func (f *File) Read(offset int64) ([]byte, error) {
 func (f *File) Append(records ...[]byte) ([]int64, error) {
 	for _, r := range records {
 		if len(r) == 0 || len(r) > RecordMax {
-			return nil, fmt.Errorf("a record of %d bytes, want 1 to %d", len(r), RecordMax)
+			return nil, errSize(len(r))
 		}
 	}
 	offsets := make([]int64, len(records))
@@ -272,7 +312,7 @@ func (f *File) Append(records ...[]byte) ([]int64, error) {
 	}
 	b, first := f.next, f.next == nil
 	if first {
-		b = &batch{buf: f.spare, done: make(chan struct{})}
+		b = &batch{Batch: Batch{f.spare}, done: make(chan struct{})}
 		f.next, f.spare = b, nil
 	}
 	size := 0
@@ -295,6 +335,14 @@ func (f *File) Append(records ...[]byte) ([]int64, error) {
 	return offsets, b.err
 }
 
+// AppendBatch writes a batch, and returns when it is on disk, with the offset where it begins there. An error is as
+// Append's. The batch stays as it is.
+func (f *File) AppendBatch(b *Batch) (base int64, err error) {
+	f.writing.Lock()
+	defer f.writing.Unlock()
+	return f.put(b.buf)
+}
+
 // write puts a batch on disk. While it waits for the one before, others join the batch.
 func (f *File) write(b *batch) {
 	f.writing.Lock()
@@ -302,32 +350,42 @@ func (f *File) write(b *batch) {
 	defer close(b.done)
 	f.mu.Lock()
 	f.next = nil
-	b.base, b.err = f.size, f.err
 	f.mu.Unlock()
-	if b.err != nil || len(b.buf) == 0 {
-		return
+	b.base, b.err = f.put(b.buf)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if cap(b.buf) <= spareMax { // nobody reads it any more
+		f.spare = b.buf[:0]
 	}
-	size, poisoned := b.base, error(nil)
-	if _, err := f.disk.WriteAt(b.buf, b.base); err != nil { // the disk is full: nothing may stay of it
-		b.err = fmt.Errorf("writing to %s: %w", f.path, err)
-		if err := f.disk.Truncate(b.base); err != nil {
+}
+
+// put puts what a batch is laid out as on disk: one write, one fsync. Who calls it holds writing.
+func (f *File) put(buf []byte) (base int64, err error) {
+	f.mu.Lock()
+	base, err = f.size, f.err
+	f.mu.Unlock()
+	if err != nil || len(buf) == 0 {
+		return base, err
+	}
+	size, poisoned := base, error(nil)
+	if _, err = f.disk.WriteAt(buf, base); err != nil { // the disk is full: nothing may stay of it
+		err = fmt.Errorf("writing to %s: %w", f.path, err)
+		if err := f.disk.Truncate(base); err != nil {
 			poisoned = fmt.Errorf("%w: undoing a failed write: %w", ErrPoisoned, err)
 		}
-	} else if err := f.disk.Sync(); err != nil {
+	} else if err = f.disk.Sync(); err != nil {
 		poisoned = fmt.Errorf("%w: syncing %s: %w", ErrPoisoned, f.path, err)
-		b.err = poisoned
+		err = poisoned
 	} else {
-		size += int64(len(b.buf))
+		size += int64(len(buf))
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.size = size
 	if f.err == nil {
 		f.err = poisoned
 	}
-	if cap(b.buf) <= spareMax { // nobody reads it any more
-		f.spare = b.buf[:0]
-	}
-	f.mu.Unlock()
+	return base, err
 }
 
 // Size is the length of what is on disk, bytes.

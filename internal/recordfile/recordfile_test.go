@@ -460,3 +460,98 @@ func BenchmarkAppend(b *testing.B) {
 		})
 	}
 }
+
+// text appends itself.
+type text []byte
+
+func (t text) Append(b []byte) []byte { return append(b, t...) }
+
+// A batch that is laid out by its owner is in the file as one that Append makes, between such ones, and can be written
+// again after it failed.
+func TestBatch(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	var disk *faultDisk
+	f, _ := open(t, path, func(f *os.File) Disk {
+		disk = &faultDisk{Disk: f, op: -1}
+		return disk
+	})
+	var b Batch
+	var want [][]byte
+	for i := range 5 {
+		if _, err := f.Append(record(i)); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, record(i))
+		b.Reset()
+		for _, bad := range []int{0, RecordMax + 1} {
+			if _, err := b.Add(text(make([]byte, bad))); err == nil || b.Len() != 0 {
+				t.Errorf("a record of %d bytes: %v", bad, err)
+			}
+		}
+		if at, err := f.AppendBatch(&b); err != nil || at != f.Size() {
+			t.Errorf("an empty batch at %d: %v", at, err)
+		}
+		var offsets []int64
+		for k := range 100 {
+			offsets = append(offsets, b.Len())
+			lent, err := b.Add(text(record(k)))
+			if err != nil || !bytes.Equal(lent, record(k)) {
+				t.Fatalf("%q, %v", lent, err)
+			}
+			want = append(want, record(k))
+		}
+		disk.n, disk.op = 0, i%2 // a write, or a sync
+		if _, err := f.AppendBatch(&b); !errors.Is(err, errFault) {
+			t.Errorf("a fault: %v", err)
+		}
+		disk.op = -1
+		if i%2 == 1 {
+			if _, err := f.AppendBatch(&b); !errors.Is(err, ErrPoisoned) {
+				t.Errorf("a poisoned file takes more: %v", err)
+			}
+			if err := f.Recover(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		base, err := f.AppendBatch(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, o := range offsets {
+			if got, err := f.Read(base + o); err != nil || !bytes.Equal(got, record(k)) {
+				t.Fatalf("%q, %v", got, err)
+			}
+		}
+	}
+	if _, err := b.Add(text(make([]byte, RecordMax))); err != nil {
+		t.Error(err)
+	}
+	for range 8 {
+		if _, err := b.Add(text(make([]byte, RecordMax))); err != nil {
+			t.Error(err)
+		}
+	}
+	if b.Reset(); cap(b.buf) > spareMax || b.Len() != 0 {
+		t.Errorf("%d bytes are kept", cap(b.buf))
+	}
+	_ = f.Close()
+	if _, err := f.AppendBatch(&b); !errors.Is(err, ErrClosed) {
+		t.Errorf("a closed file: %v", err)
+	}
+	if _, got := open(t, path, nil); !same(got, want) {
+		t.Errorf("%d records, want %d", len(got), len(want))
+	}
+}
+
+// What Open found and a crash had left unsynced is on disk when Open returns.
+func TestOpenSyncs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	f, _ := open(t, path, nil)
+	if _, err := f.Append(record(1)); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	if f, _, err := tryOpen(path, func(f *os.File) Disk { return &faultDisk{Disk: f} }); !errors.Is(err, errFault) {
+		t.Errorf("%v, %v", f, err)
+	}
+}
