@@ -5,7 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -45,6 +48,71 @@ type account struct {
 	checked  time.Time      // when base was read
 	credited bool           // money came in since base was read
 	sureAt   time.Time      // when it is in the ledger what became of them
+
+	queue []*request // settled, on their way into a batch; owned by the poster
+}
+
+// accountParts are the locks of the accounts in memory: many more than cores.
+const accountParts = 16
+
+// accounts are those in memory, by name.
+type accounts struct {
+	seed maphash.Seed
+	part [accountParts]struct {
+		mu sync.RWMutex
+		by map[ledger.Account]*account // guarded by mu
+	}
+}
+
+func newAccounts() *accounts {
+	as := &accounts{seed: maphash.MakeSeed()}
+	for i := range as.part {
+		as.part[i].by = map[ledger.Account]*account{}
+	}
+	return as
+}
+
+// load returns an account that is in memory, or nil.
+func (as *accounts) load(name ledger.Account) *account {
+	p := &as.part[maphash.String(as.seed, string(name))%accountParts]
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.by[name]
+}
+
+// add puts an account into memory, unless one of its name is there, and returns the one that is.
+func (as *accounts) add(a *account) *account {
+	p := &as.part[maphash.String(as.seed, string(a.name))%accountParts]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if was := p.by[a.name]; was != nil {
+		return was
+	}
+	p.by[a.name] = a
+	return a
+}
+
+// remove takes an account out of memory.
+func (as *accounts) remove(name ledger.Account) {
+	p := &as.part[maphash.String(as.seed, string(name))%accountParts]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.by, name)
+}
+
+// all gives the accounts in memory. What comes or goes meanwhile may be among them or not.
+func (as *accounts) all(yield func(*account) bool) {
+	for i := range as.part {
+		p := &as.part[i]
+		p.mu.RLock()
+		some := slices.Collect(maps.Values(p.by))
+		p.mu.RUnlock()
+		for _, a := range some {
+			if !yield(a) {
+				return
+			}
+		}
+	}
 }
 
 // free is what can be held. The lock is held.
@@ -65,12 +133,10 @@ func (a *account) unhold(ceiling, cost nanoton.Amount) {
 
 // account returns an account that is in memory, or puts it there.
 func (d *Desk) account(name ledger.Account) *account {
-	if v, ok := d.accounts.Load(name); ok {
-		return v.(*account)
+	if a := d.accounts.load(name); a != nil {
+		return a
 	}
-	a := &account{name: name, source: source(d.c.Gateway, name), used: time.Now()}
-	v, _ := d.accounts.LoadOrStore(name, a)
-	return v.(*account)
+	return d.accounts.add(&account{name: name, source: source(d.c.Gateway, name), used: time.Now()})
 }
 
 // source is what a gateway posts a customer's settlements from.
@@ -300,8 +366,8 @@ func (d *Desk) renewed(end time.Duration) {
 
 // forgetBalances makes every account ask again. The caller has sql.
 func (d *Desk) forgetBalances() {
-	for _, v := range d.accounts.Range {
-		v.(*account).forget()
+	for a := range d.accounts.all {
+		a.forget()
 	}
 }
 

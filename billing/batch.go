@@ -46,19 +46,19 @@ func newBatch(a *account, requests []*request) *batch {
 func (b *batch) seal() {
 	sums := newSums(b.account.name)
 	for _, r := range b.requests {
-		sums.add(r.settlement, r.at)
+		sums.add(&r.settlement, r.at)
 	}
 	b.cost, b.transfer = sums.cost, transfer(b.id, b.at, b.account.source, sums)
 }
 
 // record is the batch as the journal gets it.
 func (b *batch) record() []byte {
-	ids := make([]ledger.ID, len(b.requests))
-	for i, r := range b.requests {
-		ids[i] = r.settlement.Request
+	size := batchFixed + len(b.account.source) + len(b.requests)*len(ledger.ID{})
+	record := appendBatch(make([]byte, 0, size), b.id, b.at, b.account.source, nil)
+	for _, r := range b.requests {
+		record = append(record, r.settlement.Request[:]...)
 	}
-	size := batchFixed + len(b.account.source) + len(ids)*len(ledger.ID{})
-	return appendBatch(make([]byte, 0, size), b.id, b.at, b.account.source, ids)
+	return record
 }
 
 // transfer is a batch as the ledger gets it: what the account pays for all of it, what each worker gets, and the fees.
@@ -78,6 +78,8 @@ type sums struct {
 	lines      []ledger.UsageLine
 	worker     map[ledger.Account]int // where in workers
 	line       map[lineKey]int        // where in lines
+	last       lineKey                // of the last one: the next is often the same
+	lastAt     int
 }
 
 // lineKey is what requests are counted under.
@@ -111,7 +113,10 @@ func (t *sums) add(s *Settlement, at time.Time) {
 func (t *sums) addLine(s *Settlement, at time.Time) {
 	l := &s.Line
 	k := lineKey{at.Unix() / (24 * 60 * 60), l.Key, l.Item, l.User}
-	i, ok := t.line[k]
+	i, ok := t.lastAt, len(t.lines) > 0 && k == t.last
+	if !ok {
+		i, ok = t.line[k]
+	}
 	if !ok {
 		i = len(t.lines)
 		t.line[k] = i
@@ -119,6 +124,7 @@ func (t *sums) addLine(s *Settlement, at time.Time) {
 			Day: at.UTC().Format(time.DateOnly), Customer: t.customer, Key: l.Key, Item: l.Item, User: l.User,
 		})
 	}
+	t.last, t.lastAt = k, i
 	u := &t.lines[i]
 	u.Requests++
 	u.Cost += s.Cost

@@ -3,8 +3,9 @@
 //
 // # The path of one request
 //
-// Hold and Settle work on memory and write one record each to the journal; no SQL. A background poster (Run) folds the
-// settlements into ledger transfers: one for each account and each quarter of a second of traffic, whose ID and
+// Hold and Settle work on memory and write one record each to the journal; no SQL. Settle waits until it is on disk, Hold
+// does not: see "Crashes". A background poster (Run) folds the
+// settlements into ledger transfers: one for each account and each second of traffic, whose ID and
 // requests are in the journal before it is posted, so that posting again changes nothing.
 //
 //	free = what the ledger says the account has - holds - what is settled but not posted - what is being withdrawn
@@ -28,7 +29,10 @@
 // # Crashes
 //
 // Open replays the journal. A hold without a settlement or a void is open again and is in Recovered: receipts settle
-// it, or it is voided when Config.Deadline has passed since Open. A batch of settlements that the ledger lacks is
+// it, or it is voided when Config.Deadline has passed since Open. A process that dies loses none. A machine that dies may
+// lose the holds of its last moments (journal.Options.Lazy): then nothing is charged, and whoever presents a receipt gets
+// ErrUnknown. What is settled or voided is on disk, and its hold with it. Sync returns when all holds are: whoever keeps
+// something elsewhere that must not outlive its hold calls it first. A batch of settlements that the ledger lacks is
 // posted as it was, and what is in no batch comes into a new one. To a caller that got an error from Settle or Void the
 // outcome is open: it asks again with the same content, now or after a restart. When an fsync has failed, Run ends with
 // journal.ErrBroken and the process should start anew.
@@ -71,7 +75,10 @@ const (
 	// DefaultKeep is how long the archive of the journal is kept: bills are disputed within a quarter.
 	DefaultKeep = 90 * 24 * time.Hour
 
-	remembered = 1 << 17          // closed requests whose content is remembered: a duplicate receipt comes soon
+	// remembered bounds the closed requests whose outcome is remembered; half of them are at least. A duplicate receipt
+	// comes soon.
+	remembered = 1 << 17
+
 	shards     = 64               // locks of the requests: many more than cores
 	askMax     = 5 * time.Second  // a request waits no longer for the ledger before it is turned away
 	postMax    = 30 * time.Second // a post that takes longer is tried again
@@ -200,13 +207,14 @@ type Desk struct {
 	c       Config
 	log     *slog.Logger
 	journal *journal.Journal
-	write   func(ctx context.Context, records ...[]byte) error // to the journal; tests put faults here
+	write   func(ctx context.Context, records ...[]byte) error // onto the disk; tests put faults here
+	pass    func(records ...[]byte) error                      // to the system, which puts them there; tests put faults here
 	seed    maphash.Seed                                       // of what is remembered of closed requests
 
-	buffers sync.Pool // of *[]byte, for records
+	scratch sync.Pool // of *scratch
 
 	shard    [shards]shard
-	accounts sync.Map // ledger.Account -> *account
+	accounts *accounts
 
 	live      atomic.Int64 // requests that are open or not posted
 	unposted  atomic.Int64
@@ -266,14 +274,15 @@ func Open(ctx context.Context, c Config) (*Desk, error) {
 		return nil, err
 	}
 	d := &Desk{
-		c: c, log: c.Log, journal: j, write: j.Append, seed: maphash.MakeSeed(),
+		c: c, log: c.Log, journal: j, write: j.Append, pass: j.Write, seed: maphash.MakeSeed(),
 		sql: make(chan struct{}, 1), start: time.Now(), kick: make(chan struct{}, 1),
 		refills: make(chan *account, 1024), broken: make(chan struct{}), left: map[ledger.ID]left{}, trimAt: journalMax,
-		batches: map[ledger.ID]*batch{},
+		batches: map[ledger.ID]*batch{}, accounts: newAccounts(),
 	}
 	d.sql <- struct{}{}
 	for i := range d.shard {
-		d.shard[i].requests, d.shard[i].closed = map[ledger.ID]*request{}, map[ledger.ID]outcome{}
+		sh := &d.shard[i]
+		sh.requests, sh.closed, sh.older = map[ledger.ID]*request{}, map[uint64]outcome{}, map[uint64]outcome{}
 	}
 	if err := d.recover(ctx); err != nil {
 		return nil, errors.Join(err, j.Close())
@@ -281,17 +290,20 @@ func Open(ctx context.Context, c Config) (*Desk, error) {
 	return d, nil
 }
 
+// Sync returns when the holds and all else that the Desk has accepted are on disk. It is free if they are. The error is
+// journal.ErrBroken, or the context's.
+func (d *Desk) Sync(ctx context.Context) error { return d.noticed(d.journal.Sync(ctx)) }
+
 // Close closes the journal. Run must have ended. What was not posted is posted after the next Open.
 func (d *Desk) Close() error { return d.journal.Close() }
 
 // Balance returns what is known of an account: its balance with what is held, and what is held. With allotments it is
 // this gateway's part of both. It is not ok if the account has not been used lately: then the ledger knows all of it.
 func (d *Desk) Balance(name ledger.Account) (balance, held nanoton.Amount, ok bool) {
-	v, ok := d.accounts.Load(name)
-	if !ok {
+	a := d.accounts.load(name)
+	if a == nil {
 		return 0, 0, false
 	}
-	a := v.(*account)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// What nobody uses is not read again: it may have been paid in meanwhile.

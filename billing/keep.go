@@ -70,6 +70,7 @@ func (d *Desk) keep(ctx context.Context) {
 			d.reclaim(ctx)
 			reclaimed = time.Now()
 		}
+		_ = d.noticed(d.journal.Broken()) // by an fsync that nobody waited for
 		d.expire(ctx)
 		d.rereadBalances(ctx)
 		d.giveBack(ctx, idleAfter)
@@ -162,8 +163,7 @@ func (d *Desk) expire(ctx context.Context) {
 // rereadBalances reads the balances of accounts in use, which others may have changed. With allotments nobody may.
 func (d *Desk) rereadBalances(ctx context.Context) {
 	now := time.Now()
-	for _, v := range d.accounts.Range {
-		a := v.(*account)
+	for a := range d.accounts.all {
 		a.mu.Lock()
 		a.demand /= 2
 		a.letGo(now)
@@ -184,8 +184,7 @@ func (d *Desk) rereadBalances(ctx context.Context) {
 
 // giveBack returns the allotments that have been idle that long, and forgets accounts that nothing is held of.
 func (d *Desk) giveBack(ctx context.Context, idle time.Duration) {
-	for _, v := range d.accounts.Range {
-		a := v.(*account)
+	for a := range d.accounts.all {
 		after := idle
 		if d.c.Gateway == "" {
 			after = max(idle, evictAfter)
@@ -237,6 +236,6 @@ func (d *Desk) giveBackOne(ctx context.Context, a *account, idle time.Duration) 
 	a.mu.Lock()
 	a.gone = true
 	a.mu.Unlock()
-	d.accounts.Delete(a.name)
+	d.accounts.remove(a.name)
 	return nil
 }

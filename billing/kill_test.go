@@ -369,7 +369,7 @@ func threeGateways(t *testing.T, url string) {
 		for i := range n {
 			h := Hold{Request: testID(), Account: names[i%2], Ceiling: 60}
 			if err := d.Hold(t.Context(), h); errors.Is(err, ErrElsewhere) {
-				time.Sleep(5 * time.Millisecond) // as a client does: others give it back
+				time.Sleep(10 * time.Millisecond) // as a client does: others give it back
 				continue
 			} else if errors.Is(err, ErrFunds) {
 				continue
@@ -422,7 +422,7 @@ func threeGateways(t *testing.T, url string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	for _, d := range []*Desk{one, two, third} {
-		wg.Go(func() { spend(d, 400) })
+		wg.Go(func() { spend(d, 1000) }) // one may have all of the money
 	}
 	wg.Wait()
 	stopOne()

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
@@ -32,6 +33,9 @@ func ram() string {
 	return ""
 }
 
+// journalHead is what a segment of the journal begins with, bytes.
+const journalHead = 32
+
 // isVoided is a state of the oracle's.
 const isVoided = gone + 1
 
@@ -52,10 +56,13 @@ type truth struct {
 type machine struct {
 	f        *fake
 	dirs     []string
+	segment  int64 // bytes of one in the journals
 	gateways []string
 	desks    []*Desk
 	posters  []*poster
-	fault    []string // of the next write of a journal
+	fault    []string      // of the next write of a journal
+	onDisk   []mark        // by Desk
+	atRisk   [][]ledger.ID // by Desk: holds that a power cut may take, in their order
 
 	deposits map[ledger.Account]nanoton.Amount // less what was withdrawn
 	paid     nanoton.Amount                    // out, by withdrawals
@@ -67,13 +74,14 @@ type machine struct {
 func (m *machine) open(t *rapid.T, i int) {
 	d, err := Open(context.Background(), Config{
 		Ledger: m.f, Dir: m.dirs[i], Gateway: m.gateways[i], Lease: time.Hour,
-		Journal: journal.Options{Every: -1, SegmentBytes: 1}, // each batch has its own: trimming takes all that it may
+		Journal: journal.Options{Every: -1, Lazy: -1, SegmentBytes: m.segment},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	real, broken := d.write, false // a journal that broke takes nothing until it is opened again
-	d.write = func(ctx context.Context, records ...[]byte) error {
+	m.synced(i)
+	write, pass, broken := d.write, d.pass, false // a journal that broke takes nothing until it is opened again
+	faulty := func(real func() error) error {
 		fault := m.fault[i]
 		if broken {
 			return journal.ErrBroken
@@ -88,11 +96,73 @@ func (m *machine) open(t *rapid.T, i int) {
 		case "fails for good", "killed before":
 			return fmt.Errorf("%w: %w", journal.ErrBroken, syscall.EIO)
 		case "fails but persisted", "killed after":
-			return errors.Join(real(ctx, records...), fmt.Errorf("%w: %w", journal.ErrBroken, syscall.EIO))
+			return errors.Join(real(), fmt.Errorf("%w: %w", journal.ErrBroken, syscall.EIO))
 		}
-		return real(ctx, records...)
+		return real()
 	}
+	d.write = func(ctx context.Context, records ...[]byte) error {
+		return faulty(func() error {
+			err := write(ctx, records...)
+			m.synced(i)
+			return err
+		})
+	}
+	d.pass = func(records ...[]byte) error { return faulty(func() error { return pass(records...) }) }
 	m.desks[i], m.posters[i] = d, newPoster(d)
+}
+
+// mark is where a journal ends.
+type mark struct {
+	file string
+	size int64
+}
+
+// end finds where a journal ends.
+func (m *machine) end(i int) (at mark) {
+	files, _ := filepath.Glob(filepath.Join(m.dirs[i], "*.journal"))
+	for _, file := range files { // the last one stays
+		if info, err := os.Stat(file); err == nil {
+			at = mark{file, info.Size()}
+		}
+	}
+	return at
+}
+
+// synced notes that all of a journal is on disk.
+func (m *machine) synced(i int) { m.onDisk[i], m.atRisk[i] = m.end(i), nil }
+
+// sync has a Desk put all that it accepted on disk.
+func (m *machine) sync(t *rapid.T, i int) {
+	if err := m.desks[i].Sync(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	m.synced(i)
+}
+
+// powerCut is a crash of the machine: of what is not on disk a part is gone, from some byte on, and only holds.
+func (m *machine) powerCut(t *rapid.T, i int) {
+	_ = m.desks[i].Close()
+	end, from := m.end(i), int64(journalHead)
+	if end.file == m.onDisk[i].file {
+		from = m.onDisk[i].size
+	}
+	cut := from + int64(rapid.IntRange(0, int(end.size-from)).Draw(t, "cut"))
+	if err := os.Truncate(end.file, cut); err != nil {
+		t.Fatal(err)
+	}
+	risked, lost := m.atRisk[i], 0
+	m.reopen(t, i)
+	for _, id := range risked {
+		if _, ok := m.desks[i].Lookup(id); !ok {
+			lost++
+			*m.requests[id] = truth{}
+		} else if lost > 0 {
+			t.Fatal("a hold is there, and one before it is lost")
+		}
+	}
+	if lost > 0 && cut == end.size {
+		t.Fatalf("%d holds are lost", lost)
+	}
 }
 
 // reopen is a crash: memory is gone.
@@ -180,6 +250,9 @@ func (m *machine) hold(t *rapid.T) {
 	}
 	if m.had(t, i, fault, err) {
 		*r = truth{i, open, h, Settlement{}}
+		if err == nil {
+			m.atRisk[i] = append(m.atRisk[i], id)
+		}
 	} else if fault == "" {
 		t.Fatal(err)
 	}
@@ -190,8 +263,8 @@ func (m *machine) hold(t *rapid.T) {
 
 // unsure says whether a Desk does not know of a withdrawal whether it took place.
 func (m *machine) unsure(i int, a ledger.Account) bool {
-	v, ok := m.desks[i].accounts.Load(a)
-	return ok && v.(*account).unsure != 0
+	in := m.desks[i].accounts.load(a)
+	return in != nil && in.unsure != 0
 }
 
 // withdraw takes money out, with a post that goes wrong in every way.
@@ -241,8 +314,8 @@ func (m *machine) withdraw(t *rapid.T) {
 
 // letGo has the time pass after which it is clear what became of withdrawals.
 func (m *machine) letGo(i int) {
-	for _, v := range m.desks[i].accounts.Range {
-		v.(*account).sureAt = time.Time{}
+	for in := range m.desks[i].accounts.all {
+		in.sureAt = time.Time{}
 	}
 	m.desks[i].rereadBalances(context.Background())
 }
@@ -481,7 +554,10 @@ func left2(l left) left {
 func runModel(t *rapid.T, gateways []string) {
 	m := &machine{
 		f: newFake(), gateways: gateways, desks: make([]*Desk, len(gateways)), posters: make([]*poster, len(gateways)),
-		fault: make([]string, len(gateways)), deposits: map[ledger.Account]nanoton.Amount{}, requests: map[ledger.ID]*truth{},
+		onDisk: make([]mark, len(gateways)), atRisk: make([][]ledger.ID, len(gateways)),
+		// 1: each call has its own, and trimming takes all that it may
+		segment: rapid.SampledFrom([]int64{1, 1000, 1 << 20}).Draw(t, "segment"),
+		fault:   make([]string, len(gateways)), deposits: map[ledger.Account]nanoton.Amount{}, requests: map[ledger.ID]*truth{},
 	}
 	for i := range gateways {
 		dir, err := os.MkdirTemp(ram(), "desk")
@@ -499,8 +575,10 @@ func runModel(t *rapid.T, gateways []string) {
 		"hold": m.hold, "hold again": m.hold, "settle": m.settle, "settle again": m.settle, "void": m.void,
 		"settle all": m.settleAll, "settle all again": m.settleAll,
 		"post": m.post, "post again": m.post,
-		"crash": func(t *rapid.T) { m.reopen(t, gateway.Draw(t, "gateway")) },
-		"fault": func(t *rapid.T) { m.fault[gateway.Draw(t, "gateway")] = rapid.SampledFrom(faults).Draw(t, "fault") },
+		"crash":     func(t *rapid.T) { m.reopen(t, gateway.Draw(t, "gateway")) },
+		"power cut": func(t *rapid.T) { m.powerCut(t, gateway.Draw(t, "gateway")) },
+		"sync":      func(t *rapid.T) { m.sync(t, gateway.Draw(t, "gateway")) },
+		"fault":     func(t *rapid.T) { m.fault[gateway.Draw(t, "gateway")] = rapid.SampledFrom(faults).Draw(t, "fault") },
 		"deposit": func(t *rapid.T) {
 			a := rapid.SampledFrom([]ledger.Account{"customer:x", "customer:y"}).Draw(t, "account")
 			n := nanoton.Amount(rapid.IntRange(1, 200).Draw(t, "amount"))

@@ -43,8 +43,8 @@ type record struct {
 func appendHold(b []byte, h *Hold) []byte {
 	b = append(append(b, holdRecord), h.Request[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(h.Ceiling))
-	b = appendText(b, string(h.Account))
-	return appendText(b, string(h.Note))
+	b = appendText(b, h.Account)
+	return appendText(b, h.Note)
 }
 
 func settleSize(account ledger.Account, s *Settlement) int {
@@ -66,8 +66,8 @@ func appendSettle(b []byte, account ledger.Account, s *Settlement, at time.Time,
 	for _, n := range s.Line.Counts {
 		b = binary.BigEndian.AppendUint64(b, uint64(n))
 	}
-	b = appendText(b, string(account))
-	b = appendText(b, string(s.Worker))
+	b = appendText(b, account)
+	b = appendText(b, s.Worker)
 	b = appendText(b, s.Line.Key)
 	b = appendText(b, s.Line.Item)
 	return appendText(b, s.Line.User)
@@ -80,14 +80,14 @@ func appendVoid(b []byte, request ledger.ID) []byte {
 func appendBatch(b []byte, id ledger.ID, at time.Time, source ledger.Account, requests []ledger.ID) []byte {
 	b = append(append(b, batchRecord), id[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(at.UnixMilli()))
-	b = appendText(b, string(source))
+	b = appendText(b, source)
 	for i := range requests {
 		b = append(b, requests[i][:]...)
 	}
 	return b
 }
 
-func appendText(b []byte, s string) []byte {
+func appendText[T string | []byte | ledger.Account](b []byte, s T) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
 }
 

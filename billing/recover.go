@@ -69,12 +69,13 @@ func (p *replayed) take(rec *record) error {
 	id := rec.hold.Request
 	sh := p.d.at(id)
 	r, one := sh.requests[id], p.settled[id]
-	was, closed := sh.closed[id]
+	hash := p.d.hash(id)
+	was, closed := sh.recall(hash)
 	switch rec.kind {
 	case holdRecord:
 		// Another one's write failed, but persisted, and its caller was told so; or a name is used again that was
 		// forgotten.
-		delete(sh.closed, id)
+		sh.unremember(hash)
 		sh.requests[id] = &request{state: open, hold: rec.hold}
 		delete(p.settled, id)
 		delete(p.in, id)
@@ -84,7 +85,7 @@ func (p *replayed) take(rec *record) error {
 			break
 		}
 		delete(sh.requests, id)
-		sh.remember(id, voided)
+		sh.remember(hash, voided)
 		return nil
 	case settleRecord, carriedRecord:
 		if one != nil && one.settlement != rec.settlement || one == nil && r == nil && closed {
@@ -143,7 +144,7 @@ func (p *replayed) finish(ctx context.Context) error {
 		batch, in := p.in[id]
 		switch {
 		case in && has[batch] || one.settlement.Cost == 0 && one.settlement.Line == (Line{}):
-			p.d.at(id).remember(id, p.d.outcome(&one.settlement))
+			p.d.at(id).remember(p.d.hash(id), p.d.outcome(&one.settlement))
 		case in && p.batches[batch] != nil: // below
 		default: // in no batch, or in one whose record never reached the disk: nobody can have posted it
 			p.d.settle(p.restore(one), &one.settlement, one.at)
@@ -166,7 +167,7 @@ func (p *replayed) restore(one *replayedOne) *request {
 	id := one.settlement.Request
 	r := &request{
 		state: settled, hold: Hold{Request: id, Account: one.account}, account: d.account(one.account),
-		settlement: &one.settlement, at: one.at,
+		settlement: one.settlement, at: one.at,
 	}
 	r.account.unposted += one.settlement.Cost
 	d.at(id).requests[id] = r

@@ -2,6 +2,7 @@ package billing
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -30,10 +31,10 @@ type request struct {
 	mu         sync.Mutex // held over a record's way to the disk: who comes with the same request waits
 	state      state
 	hold       Hold
-	account    *account    // while open or settled
-	settlement *Settlement // when settled; does not change any more
-	at         time.Time   // of the settlement
-	batch      *batch      // that it is posted with; set once
+	account    *account   // while open or settled
+	batch      *batch     // that it is posted with; set once
+	settlement Settlement // when settled; does not change any more
+	at         time.Time  // of the settlement
 }
 
 // outcome is what is remembered of a request that is closed for good.
@@ -45,10 +46,32 @@ const voided outcome = 0 // any other one is a settlement's
 type shard struct {
 	mu       sync.Mutex
 	requests map[ledger.ID]*request
-	queue    []*request            // settled, for the poster
-	closed   map[ledger.ID]outcome // of the requests that are remembered
-	ring     []ledger.ID           // of them
-	oldest   int                   // place in the ring
+	queue    []*request // settled, for the poster
+	// The requests that are remembered, the last ones and those before. They are known by hashes of 64 bits, with a seed
+	// that nobody can know: that one of 131,072 is taken for another is less likely than that the machine fails. So the
+	// maps are small, and hold nothing for the garbage collector.
+	closed, older map[uint64]outcome
+}
+
+// scratch is memory for records on their way to the journal, which copies them.
+type scratch struct {
+	buf     []byte
+	records [][]byte
+	order   []place
+	doing   []taken
+}
+
+func (d *Desk) borrow() *scratch {
+	if w, _ := d.scratch.Get().(*scratch); w != nil {
+		return w
+	}
+	return &scratch{}
+}
+
+func (d *Desk) putBack(w *scratch) {
+	clear(w.doing)
+	w.buf, w.records, w.order, w.doing = w.buf[:0], w.records[:0], w.order[:0], w.doing[:0]
+	d.scratch.Put(w)
 }
 
 // check says what is wrong with a hold.
@@ -87,9 +110,10 @@ func (d *Desk) outcome(s *Settlement) outcome {
 	return outcome(maphash.Comparable(d.seed, *s) | 1)
 }
 
-// Hold reserves the ceiling, in memory and in the journal. A second one with the same content is no error while the
-// request is open. The errors are a *FundsError, ErrConflict, ErrBacklog, ErrUnavailable, ErrInvalid, the context's,
-// and the journal's; after any of them nothing is held, but after a failed fsync a restart may find the hold.
+// Hold reserves the ceiling, in memory and in the journal, whose disk it does not wait for: see Sync. A second one with the
+// same content is no error while the request is open. The errors are a *FundsError, ErrConflict, ErrBacklog,
+// ErrUnavailable, ErrInvalid, the context's, and the journal's; after any of them nothing is held, but if the disk is ill
+// a restart may find the hold.
 func (d *Desk) Hold(ctx context.Context, h Hold) error {
 	if err := h.check(); err != nil {
 		return err
@@ -122,7 +146,7 @@ func (d *Desk) hold(ctx context.Context, r *request, h *Hold) (err error) {
 	if d.live.Add(1) > int64(d.c.Backlog) {
 		err = fmt.Errorf("%w: %d", ErrBacklog, d.c.Backlog)
 	} else if r.account, err = d.reserve(ctx, h); err == nil {
-		if err = d.appendHold(ctx, h); err != nil {
+		if err = d.passHold(h); err != nil {
 			r.account.unhold(h.Ceiling, 0)
 		}
 	}
@@ -132,16 +156,13 @@ func (d *Desk) hold(ctx context.Context, r *request, h *Hold) (err error) {
 	return err
 }
 
-// appendHold writes a hold's record.
-func (d *Desk) appendHold(ctx context.Context, h *Hold) error {
-	buf, _ := d.buffers.Get().(*[]byte)
-	if buf == nil {
-		buf = new([]byte)
-	}
-	*buf = appendHold((*buf)[:0], h)
-	err := d.append(ctx, *buf) // the journal has copied it
-	d.buffers.Put(buf)
-	return err
+// passHold writes a hold's record, and does not wait for the disk.
+func (d *Desk) passHold(h *Hold) error {
+	w := d.borrow()
+	defer d.putBack(w)
+	w.buf = appendHold(w.buf, h)
+	w.records = append(w.records, w.buf)
+	return d.noticed(d.pass(w.records...))
 }
 
 // Lookup gives an open hold, with its note; the caller does not change it. A request that is being held or closed at
@@ -168,48 +189,65 @@ const settleOnce = 500
 // SettleAll settles each as Settle does, and writes them to the journal at once. It gives an error or nil for each.
 func (d *Desk) SettleAll(ctx context.Context, all []Settlement) []error {
 	ctx = context.WithoutCancel(ctx)
-	errs := make([]error, len(all))
-	order := make([]int, 0, len(all))
-	all = slices.Clone(all)
+	errs, w := make([]error, len(all)), d.borrow()
+	defer d.putBack(w)
+	given := true
 	for i := range all {
-		all[i].Line = all[i].Line.clean()
+		if line := all[i].Line.clean(); line != all[i].Line {
+			if given { // the caller's stay as they are
+				all, given = slices.Clone(all), false
+			}
+			all[i].Line = line
+		}
 		if errs[i] = all[i].check(); errs[i] == nil {
-			order = append(order, i)
+			w.order = append(w.order, place{binary.BigEndian.Uint64(all[i].Request[:]), i})
 		}
 	}
 	// Whoever locks several requests does so in the order of their IDs.
-	slices.SortStableFunc(order, func(i, j int) int { return all[i].Request.Compare(all[j].Request) })
-	for part := range slices.Chunk(order, settleOnce) {
-		d.settleSome(ctx, all, part, errs)
+	slices.SortFunc(w.order, func(a, b place) int {
+		if a.start != b.start {
+			return cmp.Compare(a.start, b.start)
+		}
+		return cmp.Or(all[a.i].Request.Compare(all[b.i].Request), cmp.Compare(a.i, b.i))
+	})
+	for part := range slices.Chunk(w.order, settleOnce) {
+		d.settleSome(ctx, w, all, part, errs)
 	}
 	return errs
 }
 
-// settling is a settlement on its way to the journal.
-type settling struct {
+// place is where a settlement is in its order.
+type place struct {
+	start uint64 // of its request's ID: what nearly always decides
+	i     int
+}
+
+// taken is an open request on its way to be settled. Its lock is held.
+type taken struct {
 	i int
 	r *request
 }
 
-// settleSome settles those of the indexes in order, and sets their errors.
-func (d *Desk) settleSome(ctx context.Context, all []Settlement, order []int, errs []error) {
-	var again []int // the same request twice
-	doing := make([]settling, 0, len(order))
-	for n, i := range order {
-		if n > 0 && all[order[n-1]].Request == all[i].Request {
-			again = append(again, i)
+// settleSome settles those in order, and sets their errors.
+func (d *Desk) settleSome(ctx context.Context, w *scratch, all []Settlement, order []place, errs []error) {
+	var again []place // the same request twice
+	w.doing = w.doing[:0]
+	for n, p := range order {
+		s := &all[p.i]
+		if n > 0 && all[order[n-1].i].Request == s.Request {
+			again = append(again, p)
 			continue
 		}
-		r, err := d.settleable(&all[i])
-		if errs[i] = err; r != nil {
-			doing = append(doing, settling{i, r})
+		r, err := d.settleable(s)
+		if errs[p.i] = err; r != nil {
+			w.doing = append(w.doing, taken{p.i, r})
 		}
 	}
-	if len(doing) > 0 {
-		d.settleThese(ctx, all, doing, errs)
+	if len(w.doing) > 0 {
+		d.settleThese(ctx, w, all, errs)
 	}
-	for _, i := range again {
-		d.settleSome(ctx, all, []int{i}, errs)
+	for i := range again {
+		d.settleSome(ctx, w, all, again[i:i+1], errs)
 	}
 }
 
@@ -227,7 +265,7 @@ func (d *Desk) settleable(s *Settlement) (*request, error) {
 	}
 	var err error
 	switch {
-	case r.state != open && *r.settlement != *s:
+	case r.state != open && r.settlement != *s:
 		err = fmt.Errorf("%w: %s is settled", ErrConflict, s.Request)
 	case r.state != open:
 	case s.Cost > r.hold.Ceiling:
@@ -240,20 +278,20 @@ func (d *Desk) settleable(s *Settlement) (*request, error) {
 }
 
 // settleThese writes the settlements of open requests, whose locks are held, and unlocks them.
-func (d *Desk) settleThese(ctx context.Context, all []Settlement, doing []settling, errs []error) {
+func (d *Desk) settleThese(ctx context.Context, w *scratch, all []Settlement, errs []error) {
 	at := time.UnixMilli(time.Now().UnixMilli()).UTC() // as the journal gives it back
 	size := 0
-	for _, one := range doing {
+	for _, one := range w.doing {
 		size += settleSize(one.r.hold.Account, &all[one.i])
 	}
-	buf, records := make([]byte, 0, size), make([][]byte, len(doing))
-	for n, one := range doing {
-		from := len(buf)
-		buf = appendSettle(buf, one.r.hold.Account, &all[one.i], at, ledger.ID{})
-		records[n] = buf[from:]
+	w.buf, w.records = slices.Grow(w.buf[:0], size), w.records[:0]
+	for _, one := range w.doing {
+		from := len(w.buf)
+		w.buf = appendSettle(w.buf, one.r.hold.Account, &all[one.i], at, ledger.ID{})
+		w.records = append(w.records, w.buf[from:])
 	}
-	err := d.append(ctx, records...)
-	for _, one := range doing {
+	err := d.append(ctx, w.records...)
+	for _, one := range w.doing {
 		if errs[one.i] = err; err != nil {
 			d.leave(one.r)
 		} else {
@@ -274,7 +312,7 @@ func (d *Desk) settle(r *request, s *Settlement, at time.Time) {
 		d.retire(r, s.Request, d.outcome(s))
 		return
 	}
-	r.settlement, r.at = s, at
+	r.settlement, r.at = *s, at
 	r.state, r.hold.Note = settled, nil // the note is large
 	d.unposted.Add(1)
 	sh := d.at(s.Request)
@@ -314,7 +352,11 @@ func (d *Desk) void(ctx context.Context, r *request) error {
 	if r.state != open {
 		return fmt.Errorf("%w: %s is settled", ErrConflict, id)
 	}
-	if err := d.append(ctx, appendVoid(make([]byte, 0, voidSize), id)); err != nil {
+	w := d.borrow()
+	defer d.putBack(w)
+	w.buf = appendVoid(w.buf, id)
+	w.records = append(w.records, w.buf)
+	if err := d.append(ctx, w.records...); err != nil {
 		d.leave(r)
 		return err
 	}
@@ -324,10 +366,14 @@ func (d *Desk) void(ctx context.Context, r *request) error {
 	return nil
 }
 
-// append writes records and notices when the journal breaks.
+// append puts records on disk.
 func (d *Desk) append(ctx context.Context, records ...[]byte) error {
-	err := d.write(ctx, records...)
-	if errors.Is(err, journal.ErrBroken) {
+	return d.noticed(d.write(ctx, records...))
+}
+
+// noticed notices when the journal breaks.
+func (d *Desk) noticed(err error) error {
+	if err != nil && errors.Is(err, journal.ErrBroken) {
 		d.breakOnce.Do(func() { close(d.broken) })
 	}
 	return err
@@ -341,11 +387,11 @@ func (d *Desk) at(id ledger.ID) *shard {
 // enter finds a request and locks it. One that is closed for good gives its outcome. An unknown one it makes, or
 // returns nil and false.
 func (d *Desk) enter(id ledger.ID, create bool) (r *request, was outcome, closed bool) {
+	sh, hash := d.at(id), d.hash(id)
 	for {
-		sh := d.at(id)
 		sh.mu.Lock()
 		if r = sh.requests[id]; r == nil {
-			was, closed = sh.closed[id]
+			was, closed = sh.recall(hash)
 			if create && !closed {
 				r = &request{}
 				sh.requests[id] = r
@@ -379,23 +425,33 @@ func (d *Desk) retire(r *request, id ledger.ID, as outcome) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	delete(sh.requests, id)
-	sh.remember(id, as)
+	sh.remember(d.hash(id), as)
+}
+
+// hash is what a closed request is known by.
+func (d *Desk) hash(id ledger.ID) uint64 { return maphash.Bytes(d.seed, id[:]) }
+
+// recall gives what became of a closed request, if that is remembered. The shard's lock is held.
+func (sh *shard) recall(hash uint64) (as outcome, ok bool) {
+	if as, ok = sh.closed[hash]; !ok {
+		as, ok = sh.older[hash]
+	}
+	return as, ok
 }
 
 // remember keeps what became of a request. The shard's lock is held.
-func (sh *shard) remember(id ledger.ID, as outcome) {
-	if _, ok := sh.closed[id]; ok {
-		sh.closed[id] = as
-		return
+func (sh *shard) remember(hash uint64, as outcome) {
+	if len(sh.closed) >= remembered/shards/2 {
+		clear(sh.older)
+		sh.closed, sh.older = sh.older, sh.closed
 	}
-	sh.closed[id] = as
-	if len(sh.ring) < remembered/shards {
-		sh.ring = append(sh.ring, id)
-		return
-	}
-	delete(sh.closed, sh.ring[sh.oldest])
-	sh.ring[sh.oldest] = id
-	sh.oldest = (sh.oldest + 1) % len(sh.ring)
+	sh.closed[hash] = as
+}
+
+// unremember has a request not be closed any more. The shard's lock is held.
+func (sh *shard) unremember(hash uint64) {
+	delete(sh.closed, hash)
+	delete(sh.older, hash)
 }
 
 // leave notes an open request that may stay open, so that it is voided in the end. Its lock is held.

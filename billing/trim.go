@@ -84,7 +84,7 @@ func (d *Desk) carry(ctx context.Context, requests []*request) error {
 			if r.batch != nil {
 				batch = r.batch.id
 			}
-			records = append(records, appendSettle(nil, r.hold.Account, r.settlement, r.at, batch))
+			records = append(records, appendSettle(nil, r.hold.Account, &r.settlement, r.at, batch))
 		}
 	}
 	return d.append(ctx, records...)

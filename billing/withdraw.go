@@ -203,11 +203,10 @@ func (a *account) letGo(now time.Time) {
 // Credited has the Desk see money that came into an account, where it might show an older balance for some seconds. To
 // hold it needs no such call.
 func (d *Desk) Credited(name ledger.Account) {
-	v, ok := d.accounts.Load(name)
-	if !ok {
+	a := d.accounts.load(name)
+	if a == nil {
 		return
 	}
-	a := v.(*account)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.credited, a.drained = true, false
