@@ -9,6 +9,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,8 +86,9 @@ func (t *till) claim(s *receipt.Signed) {
 	if _, known := t.claims[s.ID()]; known {
 		return
 	}
-	t.claims[s.ID()] = claim{request: s.Request, final: s.Kind == receipt.Final, cost: s.Cost, end: s.End}
-	t.requests[s.Request] = s.ID()
+	request := strings.Clone(s.Request) // which does not keep all of the receipt
+	t.claims[s.ID()] = claim{request: request, final: s.Kind == receipt.Final, cost: s.Cost, end: s.End}
+	t.requests[request] = s.ID()
 }
 
 // begin makes a request known. The error is an unmetError: there is no room for its receipts, or there are some already.
@@ -162,6 +164,8 @@ type presenter struct {
 
 	mu   sync.Mutex
 	skip int // receipts that the last answer had no room for come first
+
+	countersigning sync.Mutex // one at a time
 }
 
 // exchange takes a gateway's acknowledgements and gives the receipts to present (tunnel.DialerConfig.Receipts).
@@ -180,6 +184,33 @@ func (p *presenter) exchange(ctx context.Context, t *till, text []byte) ([]byte,
 	defer p.mu.Unlock()
 	p.skip = max(0, p.skip-len(acks.Settled)-len(acks.Refused)) // they were among those
 	return p.present(ctx, t, time.Now())
+}
+
+// errCountersigning means that the gateway asked again before it had its answer.
+var errCountersigning = errors.New("this worker signs receipts again for one request at a time")
+
+// countersign signs receipts again that a gateway names (tunnel.DialerConfig.Countersign), if they are of this run: the
+// key is.
+func (p *presenter) countersign(t *till, by *prover, body []byte) ([]byte, error) {
+	keyset, ids, err := receipt.ParseCountersign(body)
+	if err != nil {
+		return nil, err
+	}
+	if !p.countersigning.TryLock() {
+		return nil, errCountersigning
+	}
+	defer p.countersigning.Unlock()
+	if _, ok := by.find(keyset, time.Now()); !ok {
+		return nil, tunnel.ErrAbsent
+	}
+	signature, err := t.store.Countersign(keyset, ids, t.key)
+	switch {
+	case errors.Is(err, receipts.ErrAbsent):
+		return nil, tunnel.ErrAbsent
+	case err != nil:
+		return nil, err
+	}
+	return signature[:], nil
 }
 
 // present gives the receipts of requests that do not run any more, oldest first, as many as an answer may hold. Those

@@ -321,3 +321,50 @@ func TestInterimInTime(t *testing.T) {
 		t.Error("it runs on")
 	}
 }
+
+// TestCountersign: a gateway gets one signature for receipts of this run, and for nothing else.
+func TestCountersign(t *testing.T) {
+	p := newPaid(t, enginetest.VLLM, nil)
+	var all []*receipt.Signed
+	for range 3 {
+		s := p.serve(t, p.name(), chatBody("ok", false))
+		all = append(all, s.receipts...)
+	}
+	gw, l, by := &presenter{name: "gw"}, p.worker.till.Load(), p.worker.prover
+	signature, err := gw.countersign(l, by, receipt.CountersignBody(p.terms.Keyset, all))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := by.keys.receipt.Public().(ed25519.PublicKey)
+	shared, err := receipt.NewVerifier(key).Share(all, [ed25519.SignatureSize]byte(signature))
+	if err != nil || len(shared) != 3 || shared[2].Verify(key) != nil {
+		t.Errorf("%v, %v", shared, err)
+	}
+	old := newLedger(t, 0) // of an earlier run: another key signed them, under another keyset
+	kept := []*receipt.Signed{old.must(t, old.sample()), old.must(t, old.sample())}
+	for name, body := range map[string][]byte{
+		"not kept":       receipt.CountersignBody(p.terms.Keyset, append(kept, all...)),
+		"another keyset": receipt.CountersignBody(receipt.Digest{2}, all),
+		"twice":          receipt.CountersignBody(p.terms.Keyset, append(all, all[0])),
+	} {
+		if signature, err := gw.countersign(l, by, body); !errors.Is(err, tunnel.ErrAbsent) || signature != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := gw.countersign(old.till, by, receipt.CountersignBody(kept[0].Keyset, kept)); !errors.Is(err, tunnel.ErrAbsent) {
+		t.Errorf("of an earlier run: %v", err)
+	}
+	for _, body := range [][]byte{nil, {1}, make([]byte, 95), make([]byte, tunnel.CountersignMax)} {
+		if signature, err := gw.countersign(l, by, body); !errors.Is(err, receipt.ErrForm) || signature != nil {
+			t.Errorf("%d bytes: %v", len(body), err)
+		}
+	}
+	gw.countersigning.Lock() // it is at it
+	if _, err := gw.countersign(l, by, receipt.CountersignBody(p.terms.Keyset, all)); !errors.Is(err, errCountersigning) {
+		t.Errorf("two at a time: %v", err)
+	}
+	gw.countersigning.Unlock()
+	if size := (1 + receipt.CountersignMax) * len(receipt.Digest{}); size > tunnel.CountersignMax {
+		t.Errorf("the tunnel takes %d bytes, and there may be %d", tunnel.CountersignMax, size)
+	}
+}

@@ -118,11 +118,16 @@ func identityPath(dataDir string) string { return filepath.Join(dataDir, "identi
 func (w *Worker) addDialers(pins []*tunnel.ID, reg prometheus.Registerer) error {
 	handler := w.handler()
 	for i, g := range w.config.Gateways {
+		p := &presenter{name: g.Address}
 		d := tunnel.NewDialer(tunnel.DialerConfig{
+			Receipts: func(ctx context.Context, acks []byte) ([]byte, error) { return p.exchange(ctx, w.till.Load(), acks) },
+			Countersign: func(_ context.Context, body []byte) ([]byte, error) {
+				return p.countersign(w.till.Load(), w.prover, body)
+			},
 			Identity: w.identity, Address: g.Address, Pin: pins[i], Handler: handler,
 			Report: w.board.report, Attest: w.prover.answer, Log: w.log,
 			Capacity: func() int { return w.gate.capacity() + spareConns },
-			Receipts: w.receiptsFor(g.Address), Market: w.marketOf(g.Address),
+			Market:   w.marketOf(g.Address),
 		})
 		w.dialers = append(w.dialers, d)
 		connected := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -139,14 +144,6 @@ func (w *Worker) addDialers(pins []*tunnel.ID, reg prometheus.Registerer) error 
 		}
 	}
 	return nil
-}
-
-// receiptsFor presents receipts to one gateway.
-func (w *Worker) receiptsFor(gateway string) func(context.Context, []byte) ([]byte, error) {
-	p := presenter{name: gateway}
-	return func(ctx context.Context, acks []byte) ([]byte, error) {
-		return p.exchange(ctx, w.till.Load(), acks)
-	}
 }
 
 // ID is the name by which gateways know the worker of a configuration. Its key is made if there is none yet.

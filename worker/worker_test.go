@@ -247,7 +247,7 @@ func TestTunnelCancel(t *testing.T) {
 	peer.Give(conn) // not read to its end: this closes it
 	select {
 	case <-fake.Cancels():
-	case <-time.After(10 * time.Second):
+	case <-time.After(waitMax):
 		t.Fatal("engine never learnt")
 	}
 	eventually(t, "load is told", func() bool { _, s := gw.last(); return s.Load.Running == 0 })

@@ -221,6 +221,19 @@ func TestReceiptsOfGateway(t *testing.T) {
 	p.judge(t, all, "--evidence", evidence).want(t, exitRejected, simulatedLast+"3 of 3 receipts")
 	p.judge(t, one, "--evidence", file("other.json", nonce)).want(t, exitRejected, "\nREJECTED: receipt ", "cpu.report_data")
 	p.judge(t, one, "--evidence", file("none.json", attest.Digest{})).want(t, exitRejected, "\nREJECTED: receipt ", "cpu.report_data")
+	single := forge(t, list[1], signingKey(2)) // a worker's word, once it has signed all of them again
+	p.judge(t, p.file(t, "single", string(single.Wire())), "--evidence", evidence).want(t, exitRejected, "\nREJECTED: receipt ")
+	signature, err := receipt.SignIDs([]receipt.Digest{batch[2].ID(), single.ID(), batch[0].ID()}, signingKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifier := receipt.NewVerifier(signingKey(1).Public().(ed25519.PublicKey))
+	shared, err := verifier.Share([]*receipt.Signed{batch[2], single, batch[0]}, signature)
+	if err != nil {
+		t.Fatal(err)
+	}
+	countersigned := p.file(t, "countersigned", string((&receipt.Item{Signed: shared[1], Keyset: p.keyset}).Append(nil)))
+	p.judge(t, countersigned, "--evidence", evidence).want(t, exitRejected, simulatedLast, "PASS  receipt.signature", "PASS  evidence.verdict")
 	moved := strings.Replace(string(batch[1].Wire()), "batch index 1 ", "batch index 0 ", 1)
 	p.judge(t, p.file(t, "moved", moved), "--evidence", evidence).want(t, exitRejected, "\nREJECTED: receipt ", "receipt.signature")
 	p.run(t, "verify", evidence, "--policy", p.policy, "--cache", p.dir).want(t, exitRejected, "\nSIMULATED, NOT VERIFIED: ")

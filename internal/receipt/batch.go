@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"sync"
 )
 
@@ -24,7 +25,8 @@ func SignBatch(rs []Receipt, key ed25519.PrivateKey) ([]*Signed, error) {
 	if len(rs) < 1 || len(rs) > BatchMax {
 		return nil, fmt.Errorf("a batch of %d receipts, want 1 to %d", len(rs), BatchMax)
 	}
-	batch, texts, hashes := make([]*Signed, len(rs)), make([][]byte, len(rs)), make([]Digest, len(rs))
+	batch, all := make([]*Signed, len(rs)), make([]Signed, len(rs))
+	texts := make([]byte, 0, len(rs)*textUsual) // one after the other
 	for i := range rs {
 		r := &rs[i]
 		if err := r.Validate(); err != nil {
@@ -33,25 +35,30 @@ func SignBatch(rs []Receipt, key ed25519.PrivateKey) ([]*Signed, error) {
 		if err := r.Arithmetic(); err != nil {
 			return nil, err
 		}
-		texts[i] = r.append(make([]byte, 0, textUsual))
-		batch[i] = &Signed{Receipt: *r, id: digest(texts[i])}
-		hashes[i] = leaf(batch[i].id)
+		from := len(texts)
+		texts = r.append(texts)
+		all[i] = Signed{Receipt: *r, id: digest(texts[from:]), size: len(texts) - from}
+		batch[i] = &all[i]
 	}
-	over, levels := batch[0].id, tree(hashes)
+	over, t := all[0].id, newTree(len(rs), func(i int) Digest { return all[i].id })
 	if len(rs) > 1 {
-		over = batchDigest(len(rs), levels[len(levels)-1][0])
+		over = t.digest()
 	}
 	signature := [ed25519.SignatureSize]byte(ed25519.Sign(key, over[:]))
 	b := make([]byte, 0, WireMax)
 	for i, s := range batch {
-		b = append(b[:0], texts[i]...)
+		b = append(b[:0], texts[:s.size]...)
+		texts = texts[s.size:]
 		if len(rs) > 1 {
-			b = appendPlace(b, i, levels)
+			b = t.appendPlace(b, i)
 		}
-		b = append(base64.StdEncoding.AppendEncode(append(b, signatureHead...), signature[:]), '\n')
-		s.over, s.signature, s.wire = over, signature, string(b)
+		s.signature, s.wire = signature, string(appendSignature(b, &signature))
 	}
 	return batch, nil
+}
+
+func appendSignature(b []byte, signature *[ed25519.SignatureSize]byte) []byte {
+	return append(base64.StdEncoding.AppendEncode(append(b, signatureHead...), signature[:]), '\n')
 }
 
 // batchDigest is what is signed for a batch. It holds the size, which the root alone does not fix: a path then has one
@@ -62,52 +69,69 @@ func batchDigest(size int, root Digest) Digest {
 	return sha256.Sum256(append(b, root[:]...))
 }
 
-// tree is the levels of the Merkle tree (RFC 9162 2.1) over the hashes, the root in the last one.
-func tree(hashes []Digest) [][]Digest {
-	levels := [][]Digest{hashes}
-	for level := hashes; len(level) > 1; levels = append(levels, level) {
-		above := make([]Digest, 0, (len(level)+1)/2)
-		for ; len(level) > 1; level = level[2:] {
-			above = append(above, node(level[0], level[1]))
-		}
-		level = append(above, level...) // the last of an odd number rises as it is
-	}
-	return levels
+// tree is a Merkle tree (RFC 9162 2.1) over IDs.
+type tree struct {
+	size   int
+	hashes []Digest // level after level, the root is the last
 }
 
+func newTree(size int, id func(i int) Digest) tree {
+	hashes := make([]Digest, size, 2*size+bits.Len(uint(size))) // of each level half, but for the last of an odd number
+	for i := range hashes {
+		hashes[i] = leaf(id(i))
+	}
+	for from, n := 0, size; n > 1; {
+		for i := from; i+1 < from+n; i += 2 {
+			hashes = append(hashes, node(&hashes[i], &hashes[i+1]))
+		}
+		if n%2 == 1 { // it rises as it is
+			hashes = append(hashes, hashes[from+n-1])
+		}
+		from, n = from+n, (n+1)/2
+	}
+	return tree{size, hashes}
+}
+
+// digest is what is signed for the batch.
+func (t *tree) digest() Digest { return batchDigest(t.size, t.hashes[len(t.hashes)-1]) }
+
 // appendPlace appends the line that leads from the receipt with an index to the root.
-func appendPlace(b []byte, index int, levels [][]Digest) []byte {
+func (t *tree) appendPlace(b []byte, index int) []byte {
 	b = appendNumber(append(b, batchHead...), "index ", int64(index))
-	b = append(appendNumber(b, " size ", int64(len(levels[0]))), " path"...)
-	for i, level := index, levels; len(level) > 1; i, level = i/2, level[1:] {
-		if i^1 < len(level[0]) {
-			b = appendDigest(b, " ", level[0][i^1])
+	b = append(appendNumber(b, " size ", int64(t.size)), " path"...)
+	for i, from, n := index, 0, t.size; n > 1; i, from, n = i/2, from+n, (n+1)/2 {
+		if i^1 < n {
+			b = appendDigest(b, " ", t.hashes[from+(i^1)])
 		}
 	}
 	return append(b, '\n')
 }
 
-// place reads the rest of such a line, and gives what is signed.
-func (p *parser) place(id Digest) Digest {
-	index, size := p.number("index "), p.number("size ")
-	if size < 2 || size > BatchMax || index < 0 || index >= size {
-		p.fail("size ")
-		return Digest{}
+// place reads such a line, and gives the batch's size. hash is the leaf's, and becomes the root's; nil: only the form counts.
+func (p *parser) place(hash *Digest) (size int) {
+	index, all := p.number(batchHead+"index "), p.number(" size ")
+	if all < 2 || all > BatchMax || index >= all {
+		p.fail(" size ")
+		return 0
 	}
-	p.literal("path")
-	hash := leaf(id)
-	for i, n := index, size; n > 1; i, n = i/2, (n+1)/2 {
+	p.literal(" path")
+	for i, n := index, all; n > 1; i, n = i/2, (n+1)/2 {
 		if i^1 >= n {
 			continue
 		}
-		if sibling := p.hash(" "); i%2 == 0 {
-			hash = node(hash, sibling)
+		if hash == nil {
+			p.digest(" ", nil)
+			continue
+		}
+		var sibling Digest
+		if p.digest(" ", &sibling); i%2 == 0 {
+			*hash = node(hash, &sibling)
 		} else {
-			hash = node(sibling, hash)
+			*hash = node(&sibling, hash)
 		}
 	}
 	p.literal("\n")
-	return batchDigest(int(size), hash)
+	return int(all)
 }
 
 func leaf(id Digest) Digest {
@@ -116,7 +140,7 @@ func leaf(id Digest) Digest {
 	return sha256.Sum256(b[:])
 }
 
-func node(left, right Digest) Digest {
+func node(left, right *Digest) Digest {
 	b := [1 + 2*sha256.Size]byte{1}
 	copy(b[1:], left[:])
 	copy(b[1+sha256.Size:], right[:])
@@ -151,14 +175,19 @@ func NewVerifier(key ed25519.PublicKey) *Verifier {
 
 // Verify checks a receipt's signature. The error is ErrSignature.
 func (v *Verifier) Verify(s *Signed) error {
-	if s.over == s.id { // no batch
-		return s.Verify(v.key)
+	over := s.over()
+	if over == s.id { // no batch
+		return verify(v.key, over, &s.signature)
 	}
-	k := verified{s.over, s.signature}
+	return v.verify(verified{over, s.signature})
+}
+
+// verify checks a batch's signature, and remembers it.
+func (v *Verifier) verify(k verified) error {
 	if v.knows(k) {
 		return nil
 	}
-	if err := s.Verify(v.key); err != nil {
+	if err := verify(v.key, k.over, &k.signature); err != nil {
 		return err
 	}
 	v.remember(k)

@@ -72,7 +72,7 @@ func (s *Signed) after(last *Signed) error {
 // continues checks that what was agreed on stays, and that nothing runs backwards. Where the request failed in the end,
 // the counts are gone.
 func (r *Receipt) continues(last *Receipt) error {
-	if err := r.terms().differ(last.terms()); err != nil {
+	if err := r.differ(last.terms()); err != nil {
 		return err
 	}
 	switch {

@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -31,6 +30,8 @@ const (
 	timeMax = 253_402_300_799_999
 	// requestDigits is the length of the number in a request's name.
 	requestDigits = 32
+	// digestText is the length of a digest's text.
+	digestText = 2 * sha256.Size
 )
 
 // Labels of the format.
@@ -79,7 +80,7 @@ const (
 type Digest [sha256.Size]byte
 
 // String is the digest in hex.
-func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+func (d Digest) String() string { return string(appendHex(make([]byte, 0, digestText), d[:])) }
 
 // IsZero tells whether there is none.
 func (d Digest) IsZero() bool { return d == Digest{} }
@@ -87,28 +88,17 @@ func (d Digest) IsZero() bool { return d == Digest{} }
 // ParseDigest reads 64 lower-case hex digits.
 func ParseDigest(s string) (Digest, error) {
 	var d Digest
-	if len(s) != 2*len(d) {
+	if len(s) != digestText {
 		return Digest{}, fmt.Errorf("%w: a digest of %d characters, want 64", ErrForm, len(s))
 	}
-	var strange byte
-	for i := range d {
-		high, low := nibble(s[2*i]), nibble(s[2*i+1])
-		strange |= (hexDigits[high] ^ s[2*i]) | (hexDigits[low] ^ s[2*i+1])
-		d[i] = high<<4 | low
-	}
-	if strange != 0 {
+	if !d.parse(s) {
 		return Digest{}, fmt.Errorf("%w: a digest that is not 64 lower-case hex digits", ErrForm)
 	}
 	return d, nil
 }
 
-const hexDigits = "0123456789abcdef"
-
-// nibble is the value of a digit, and some value for all else. Letters have bit 0x40.
-func nibble(c byte) byte { return (c&0xf + c>>6*9) & 0xf }
-
 // MarshalText is the digest in hex.
-func (d Digest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
+func (d Digest) MarshalText() ([]byte, error) { return appendHex(nil, d[:]), nil }
 
 // UnmarshalText is ParseDigest.
 func (d *Digest) UnmarshalText(text []byte) (err error) {
@@ -235,7 +225,7 @@ func (r *Receipt) ending() error {
 
 func validRequest(s string) bool {
 	digits, ok := strings.CutPrefix(s, "req_")
-	return ok && len(digits) == requestDigits && strings.Trim(digits, hexDigits) == ""
+	return ok && len(digits) == requestDigits && isHex(digits)
 }
 
 func validModel(s string) bool {
@@ -279,10 +269,7 @@ type Terms struct {
 // Check checks that the receipt is about what was agreed on, within its caps, and rightly added up. The error is a
 // MismatchError that names the first field which is off.
 func (r *Receipt) Check(t Terms) error {
-	got := Terms{
-		r.Request, r.Route, r.Worker, r.Keyset, r.Epoch, r.Model, r.Weights, r.Engine, r.Mode, r.Price, 0, 0, 0,
-	}
-	if err := got.differ(&t); err != nil {
+	if err := r.differ(&t); err != nil {
 		return err
 	}
 	switch {
@@ -305,33 +292,33 @@ func (r *Receipt) terms() *Terms {
 	}
 }
 
-// differ names the first difference to want, caps aside.
-func (t *Terms) differ(want *Terms) error {
+// differ names the first difference to what was agreed on, caps aside.
+func (r *Receipt) differ(want *Terms) error {
 	switch {
-	case t.Request != want.Request:
-		return mismatch("request", t.Request, want.Request)
-	case t.Route != want.Route:
-		return mismatch("route", t.Route, want.Route)
-	case t.Worker != want.Worker:
-		return mismatch("worker", t.Worker, want.Worker)
-	case t.Epoch != want.Epoch:
-		return mismatch("epoch", t.Epoch, want.Epoch)
-	case t.Keyset != want.Keyset:
-		return mismatch("keyset", t.Keyset, want.Keyset)
-	case t.Model != want.Model:
-		return mismatch("model", t.Model, want.Model)
-	case t.Weights != want.Weights:
-		return mismatch("weights", t.Weights, want.Weights)
-	case t.Engine != want.Engine:
-		return mismatch("engine", t.Engine, want.Engine)
-	case t.Mode != want.Mode:
-		return mismatch("mode", t.Mode, want.Mode)
-	case t.Price.In != want.Price.In:
-		return mismatch("price in", int64(t.Price.In), int64(want.Price.In))
-	case t.Price.Cached != want.Price.Cached:
-		return mismatch("price cached", int64(t.Price.Cached), int64(want.Price.Cached))
-	case t.Price.Out != want.Price.Out:
-		return mismatch("price out", int64(t.Price.Out), int64(want.Price.Out))
+	case r.Request != want.Request:
+		return mismatch("request", r.Request, want.Request)
+	case r.Route != want.Route:
+		return mismatch("route", r.Route, want.Route)
+	case r.Worker != want.Worker:
+		return mismatch("worker", r.Worker, want.Worker)
+	case r.Epoch != want.Epoch:
+		return mismatch("epoch", r.Epoch, want.Epoch)
+	case r.Keyset != want.Keyset:
+		return mismatch("keyset", r.Keyset, want.Keyset)
+	case r.Model != want.Model:
+		return mismatch("model", r.Model, want.Model)
+	case r.Weights != want.Weights:
+		return mismatch("weights", r.Weights, want.Weights)
+	case r.Engine != want.Engine:
+		return mismatch("engine", r.Engine, want.Engine)
+	case r.Mode != want.Mode:
+		return mismatch("mode", r.Mode, want.Mode)
+	case r.Price.In != want.Price.In:
+		return mismatch("price in", int64(r.Price.In), int64(want.Price.In))
+	case r.Price.Cached != want.Price.Cached:
+		return mismatch("price cached", int64(r.Price.Cached), int64(want.Price.Cached))
+	case r.Price.Out != want.Price.Out:
+		return mismatch("price out", int64(r.Price.Out), int64(want.Price.Out))
 	}
 	return nil
 }
@@ -344,13 +331,15 @@ func atMost(field string, got, most int64) error {
 	return &MismatchError{field, fmt.Sprint(got), fmt.Sprintf("at most %d", most)}
 }
 
-// Signed is a receipt with its signature. It is made by Sign, SignBatch and Parse, and not changed afterwards.
+// Signed is a receipt with its signature. It is made by Sign, SignBatch, Share and Parse, and not changed afterwards.
 type Signed struct {
 	Receipt
 	id        Digest
-	over      Digest // what is signed: the ID, or of a batch what stands for all IDs of it
 	signature [ed25519.SignatureSize]byte
-	wire      string // all of it
+	wire      string  // all of it, or only its text if the rest is of the batch
+	size      int     // of its text, which wire begins with
+	batch     *shared // nil: wire has all
+	index     int     // in the batch
 }
 
 // Is tells whether data begins as a receipt does.
@@ -382,15 +371,29 @@ func (r *Receipt) ID() Digest { return digest(r.append(make([]byte, 0, WireMax))
 func (s *Signed) ID() Digest { return s.id }
 
 // Verify checks the signature. The error is ErrSignature.
-func (s *Signed) Verify(key ed25519.PublicKey) error {
-	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, s.over[:], s.signature[:]) {
+func (s *Signed) Verify(key ed25519.PublicKey) error { return verify(key, s.over(), &s.signature) }
+
+func verify(key ed25519.PublicKey, over Digest, signature *[ed25519.SignatureSize]byte) error {
+	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, over[:], signature[:]) {
 		return ErrSignature
 	}
 	return nil
 }
 
+// over is what is signed: the ID, or of a batch what stands for all IDs of it.
+func (s *Signed) over() Digest {
+	switch {
+	case s.batch != nil:
+		return s.batch.over
+	case s.size == len(s.wire)-signatureLine:
+		return s.id
+	}
+	p, hash := parser{rest: s.wire[s.size:]}, leaf(s.id)
+	return batchDigest(p.place(&hash), hash)
+}
+
 // digest hashes a receipt's text for the one purpose that a receipt key signs for.
 func digest[T []byte | string](text T) Digest {
-	b := make([]byte, 0, len(idLabel)+WireMax) // on the stack
+	b := make([]byte, 0, len(idLabel)+textUsual) // on the stack, nearly always
 	return sha256.Sum256(append(append(b, idLabel...), text...))
 }

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/base64"
-	"encoding/hex"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -37,7 +37,7 @@ func (r *Receipt) append(b []byte) []byte {
 }
 
 func appendDigest(b []byte, name string, d Digest) []byte {
-	return hex.AppendEncode(append(b, name...), d[:])
+	return appendHex(append(b, name...), d[:])
 }
 
 func appendNumber(b []byte, name string, n int64) []byte {
@@ -45,13 +45,26 @@ func appendNumber(b []byte, name string, n int64) []byte {
 }
 
 // Append appends the wire form: the text, in a batch a line with its place there, and a line with the signature.
-func (s *Signed) Append(b []byte) []byte { return append(b, s.wire...) }
+func (s *Signed) Append(b []byte) []byte {
+	b = append(b, s.wire...)
+	if s.batch == nil {
+		return b
+	}
+	return appendSignature(s.batch.appendPlace(b, s.index), &s.signature)
+}
 
 // Wire is the wire form.
-func (s *Signed) Wire() []byte { return []byte(s.wire) }
+func (s *Signed) Wire() []byte {
+	size := len(s.wire)
+	if s.batch != nil {
+		size = WireMax
+	}
+	return s.Append(make([]byte, 0, size))
+}
 
 // Parse reads one receipt in its wire form, and nothing after it. It refuses all that Append would have written in
-// another way, so that a receipt has one spelling; it does not verify the signature. Errors are ErrForm.
+// another way, so that a receipt has one spelling; it does not verify the signature. Request and Model are parts of a copy
+// of wire: who keeps one of them for long clones it. Errors are ErrForm.
 func Parse(wire []byte) (*Signed, error) {
 	if len(wire) > WireMax {
 		return nil, errEnd()
@@ -89,45 +102,39 @@ func parse(wire string) (*Signed, error) {
 		return nil, errEnd()
 	}
 	s := &Signed{wire: wire}
-	var err error
-	if s.signature, err = parseSignature(wire[size+len(signatureHead) : len(wire)-1]); err != nil {
-		return nil, err
-	}
 	p := parser{rest: wire[:size]}
 	p.receipt(&s.Receipt)
-	s.id = digest(wire[:size-len(p.rest)])
-	s.over = s.id
-	if p.rest != "" && p.why == "" {
-		p.literal(batchHead)
-		s.over = p.place(s.id)
+	s.size = size - len(p.rest)
+	if p.rest != "" {
+		p.place(nil)
 	}
-	if p.rest != "" && p.why == "" {
-		p.why = "a line that does not belong there"
+	if p.rest != "" {
+		p.fail("end")
 	}
 	if p.why != "" {
-		return nil, fmt.Errorf("%w: %s", ErrForm, p.why)
+		return nil, fmt.Errorf("%w: no %q where it belongs, or not right after it", ErrForm, p.why)
+	}
+	if !parseSignature(&s.signature, wire[size+len(signatureHead):len(wire)-1]) {
+		return nil, fmt.Errorf("%w: the signature is not 64 bytes in base64", ErrForm)
 	}
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	s.Request = strings.Clone(s.Request) // who keeps it does not keep the rest
+	s.id = digest(wire[:s.size])
 	return s, nil
 }
 
-// parseSignature reads base64 in its one spelling, without anything that a decoder passes over.
-func parseSignature(text string) (signature [ed25519.SignatureSize]byte, err error) {
-	var b, again [signatureText]byte
-	copy(b[:], text)
-	n, err := base64.StdEncoding.Decode(again[:], b[:])
-	copy(signature[:], again[:])
-	base64.StdEncoding.Encode(again[:], signature[:])
-	if err != nil || n != len(signature) || again != b {
-		return signature, fmt.Errorf("%w: the signature is not 64 bytes in base64", ErrForm)
-	}
-	return signature, nil
+// parseSignature reads base64 in its one spelling: a decoder that is strict passes over line ends alone, and then there are
+// not enough characters left for all of the signature.
+func parseSignature(into *[ed25519.SignatureSize]byte, text string) bool {
+	var b [signatureText]byte
+	var out [signatureText / 4 * 3]byte
+	n, err := base64.StdEncoding.Strict().Decode(out[:], b[:copy(b[:], text)])
+	return err == nil && copy(into[:], out[:n]) == len(into) && n == len(into)
 }
 
-// parser reads text from its start; why says what it met first that it can't read.
+// parser reads text from its start, as append writes it. why is the name of what it met first that it can't read; from
+// there on it reads nothing.
 type parser struct {
 	rest string
 	why  string
@@ -135,132 +142,105 @@ type parser struct {
 
 func (p *parser) receipt(r *Receipt) {
 	p.literal(head)
-	r.Request, r.Route = p.next("request "), p.lastDigest("route ")
-	r.Worker, r.Epoch, r.Keyset = p.digest("worker "), p.unsigned("epoch "), p.lastDigest("keyset ")
-	r.Model, r.Weights, r.Engine = p.next("model "), p.digest("weights "), p.lastDigest("engine ")
-	r.Mode = p.mode("mode ")
-	r.Seq, r.Kind, r.Status = p.unsigned("seq "), p.kind("kind "), p.status("status ")
-	r.Tokens.In, r.Tokens.Cached = p.number("tokens in "), p.number("cached ")
-	r.Tokens.Out, r.Tokens.Reasoning = p.number("out "), p.lastNumber("reasoning ")
-	r.Price.In, r.Price.Cached = nanoton.Amount(p.number("price in ")), nanoton.Amount(p.number("cached "))
-	r.Price.Out = nanoton.Amount(p.number("out "))
-	p.literal("nanoTON/Mtok\n")
-	r.Cost = nanoton.Amount(p.number("cost "))
-	p.literal("nanoTON\n")
-	r.Req, r.Resp, r.Prev = p.digest("req "), p.lastDigest("resp "), p.lastDigest("prev ")
-	r.TTFT, r.Start, r.End = p.number("ttft_ms "), p.number("start "), p.lastNumber("end ")
+	r.Request = p.word("request ")
+	p.digest(" route ", &r.Route)
+	p.digest("\nworker ", &r.Worker)
+	r.Epoch = p.unsigned(" epoch ")
+	p.digest(" keyset ", &r.Keyset)
+	r.Model = p.word("\nmodel ")
+	p.digest(" weights ", &r.Weights)
+	p.digest(" engine ", &r.Engine)
+	r.Mode = oneOf(p, "\nmode ", Sealed, Gateway, Simulated, Unprotected)
+	r.Seq, r.Kind = p.unsigned("\nseq "), oneOf(p, " kind ", Interim, Final)
+	r.Status = oneOf(p, " status ", OK, ClientAbort, Length, Error)
+	r.Tokens.In, r.Tokens.Cached = p.number("\ntokens in "), p.number(" cached ")
+	r.Tokens.Out, r.Tokens.Reasoning = p.number(" out "), p.number(" reasoning ")
+	r.Price.In, r.Price.Cached = nanoton.Amount(p.number("\nprice in ")), nanoton.Amount(p.number(" cached "))
+	r.Price.Out = nanoton.Amount(p.number(" out "))
+	r.Cost = nanoton.Amount(p.number(" nanoTON/Mtok\ncost "))
+	p.digest(" nanoTON\nreq ", &r.Req)
+	p.digest(" resp ", &r.Resp)
+	p.digest("\nprev ", &r.Prev)
+	r.TTFT, r.Start, r.End = p.number("\nttft_ms "), p.number(" start "), p.number(" end ")
+	p.literal("\n")
 }
 
 func (p *parser) literal(s string) {
-	rest, ok := strings.CutPrefix(p.rest, s)
-	if !ok {
+	if len(p.rest) < len(s) || p.rest[:len(s)] != s {
 		p.fail(s)
 		return
 	}
-	p.rest = rest
+	p.rest = p.rest[len(s):]
 }
 
 func (p *parser) fail(want string) {
 	if p.why == "" {
-		p.why = fmt.Sprintf("no %q where it belongs, or nothing right after it", want)
+		p.why = want
 	}
 	p.rest = ""
 }
 
-// value is the text after a name, up to end.
-func (p *parser) value(name string, end byte) string {
+// word is what comes after a name, up to a blank.
+func (p *parser) word(name string) string {
 	p.literal(name)
-	i := strings.IndexByte(p.rest, end)
+	i := strings.IndexByte(p.rest, ' ')
 	if i < 0 {
 		p.fail(name)
 		return ""
 	}
 	v := p.rest[:i]
-	p.rest = p.rest[i+1:]
+	p.rest = p.rest[i:]
 	return v
 }
 
-func (p *parser) next(name string) string { return p.value(name, ' ') }
-func (p *parser) last(name string) string { return p.value(name, '\n') }
-
-func (p *parser) mode(name string) Mode {
-	v := Mode(p.last(name))
-	for _, m := range [...]Mode{Sealed, Gateway, Simulated, Unprotected} {
-		if v == m {
-			return m
-		}
-	}
-	p.fail(name)
-	return ""
-}
-
-func (p *parser) kind(name string) Kind {
-	v := Kind(p.next(name))
-	for _, k := range [...]Kind{Interim, Final} {
-		if v == k {
-			return k
-		}
-	}
-	p.fail(name)
-	return ""
-}
-
-func (p *parser) status(name string) Status {
-	v := Status(p.last(name))
-	for _, s := range [...]Status{OK, ClientAbort, Length, Error} {
-		if v == s {
-			return s
-		}
-	}
-	p.fail(name)
-	return ""
-}
-
-func (p *parser) digest(name string) (d Digest) {
-	d = p.hash(name)
-	p.literal(" ")
-	return d
-}
-
-func (p *parser) lastDigest(name string) (d Digest) {
-	d = p.hash(name)
-	p.literal("\n")
-	return d
-}
-
-// hash reads a name and a digest, and not what is after it.
-func (p *parser) hash(name string) Digest {
+// oneOf is the one of the words that comes after a name. None of them begins with another.
+func oneOf[T ~string](p *parser, name string, words ...T) T {
 	p.literal(name)
-	d, err := ParseDigest(p.rest[:min(len(p.rest), 2*len(Digest{}))])
-	if err != nil {
-		p.fail(name)
-		return Digest{}
+	for _, w := range words {
+		if strings.HasPrefix(p.rest, string(w)) {
+			p.rest = p.rest[len(w):]
+			return w
+		}
 	}
-	p.rest = p.rest[2*len(d):]
-	return d
+	p.fail(name)
+	return ""
 }
 
-func (p *parser) number(name string) int64     { return p.signed(name, p.next(name)) }
-func (p *parser) lastNumber(name string) int64 { return p.signed(name, p.last(name)) }
+// digest reads a digest; into nil, it only looks at the form.
+func (p *parser) digest(name string, into *Digest) {
+	p.literal(name)
+	text := p.rest
+	if len(text) < digestText || into == nil && !isHex(text[:digestText]) || into != nil && !into.parse(text) {
+		p.fail(name)
+		return
+	}
+	p.rest = text[digestText:]
+}
 
-// signed reads a number that may be as large as an int64, and is not negative.
-func (p *parser) signed(name, text string) int64 {
-	n := p.shortest(name, text)
-	if n > 1<<63-1 {
+// number reads a number that may be as large as an int64, and is not negative.
+func (p *parser) number(name string) int64 {
+	n := p.unsigned(name)
+	if n > math.MaxInt64 {
 		p.fail(name)
 		return 0
 	}
 	return int64(n)
 }
 
-func (p *parser) unsigned(name string) uint64 { return p.shortest(name, p.next(name)) }
+// largest is the longest number there is.
+const largest = "18446744073709551615"
 
-// shortest reads a number in its shortest form: without a sign, and without zeros before it.
-func (p *parser) shortest(name, text string) uint64 {
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || text[0] == '0' && text != "0" {
+// unsigned reads a number in its shortest form: without a sign, and without zeros before it.
+func (p *parser) unsigned(name string) (n uint64) {
+	p.literal(name)
+	text, i := p.rest, 0
+	for ; i < len(text) && i <= len(largest) && text[i]-'0' <= 9; i++ {
+		n = 10*n + uint64(text[i]-'0')
+	}
+	if i == 0 || i > 1 && text[0] == '0' || i > len(largest) || i == len(largest) && text[:i] > largest {
 		p.fail(name)
 		return 0
 	}
+	p.rest = text[i:]
 	return n
 }

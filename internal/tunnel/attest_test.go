@@ -48,6 +48,7 @@ func attester(t testing.TB, g *gate, wt timings, answer func(context.Context, Ex
 // TestChallenge: both ends of the control connection derive the same secrets, those of another connection are others,
 // and on a data connection there is none.
 func TestChallenge(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	var answers sync.Map // by worker
 	g.attests(func(_ context.Context, c *Challenge) (time.Time, error) {
@@ -84,6 +85,7 @@ func TestChallenge(t *testing.T) {
 
 // TestAttestedBeforeAnything: until then no report is asked for and no data connection accepted.
 func TestAttestedBeforeAnything(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	began, let := make(chan *Worker, 1), make(chan struct{})
 	g.attests(func(ctx context.Context, c *Challenge) (time.Time, error) {
@@ -160,6 +162,7 @@ func (f *fake) afterPoll(t testing.TB) *http.Request {
 }
 
 func TestRefusedAtFirst(t *testing.T) {
+	t.Parallel()
 	ask := func(_ context.Context, c *Challenge) (time.Time, error) {
 		_, err := c.Ask([]byte("challenge"))
 		return hourLater(), err
@@ -218,6 +221,7 @@ func TestRefusedAtFirst(t *testing.T) {
 }
 
 func TestGatewayWithoutAttest(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	g.cfg.Attest = nil // before anybody connects
 	p := attester(t, g, quick(), secretOf)
@@ -229,6 +233,7 @@ func TestGatewayWithoutAttest(t *testing.T) {
 
 // TestMost: the most that may be asked and answered passes.
 func TestMost(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	most := bytes.Repeat([]byte("e"), EvidenceMax)
 	g.attests(func(_ context.Context, c *Challenge) (time.Time, error) {
@@ -248,6 +253,7 @@ func TestMost(t *testing.T) {
 }
 
 func TestRenewal(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	var calls atomic.Int64
 	g.attests(func(_ context.Context, c *Challenge) (time.Time, error) {
@@ -268,6 +274,7 @@ func TestRenewal(t *testing.T) {
 
 // TestReattest: from the call to the end of the attestation no report is handed over, not even one that is under way.
 func TestReattest(t *testing.T) {
+	t.Parallel()
 	wt := quick()
 	wt.poll = limit // so that one is under way
 	g, p, w := pair(t, quick(), wt, echo)
@@ -309,6 +316,7 @@ func TestReattest(t *testing.T) {
 }
 
 func TestRefusedAtRenewal(t *testing.T) {
+	t.Parallel()
 	b := &busy{let: make(chan struct{})}
 	g, p, w := pair(t, quick(), quick(), b.serve)
 	got := running(t, w, b)
@@ -333,6 +341,7 @@ func TestRefusedAtRenewal(t *testing.T) {
 
 // TestRefusedAtOnce: a worker that does not listen to why it is refused gains no time for its data connections.
 func TestRefusedAtOnce(t *testing.T) {
+	t.Parallel()
 	tm := quick()
 	tm.patience = limit
 	g := serveGate(t, tm)
@@ -353,6 +362,7 @@ func TestRefusedAtOnce(t *testing.T) {
 }
 
 func TestHostileEvidence(t *testing.T) {
+	t.Parallel()
 	huge := strings.Repeat("x", EvidenceMax)
 	status := func(line, words string) string {
 		return fmt.Sprintf("HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s", line, len(words), words)
@@ -400,6 +410,7 @@ func TestHostileEvidence(t *testing.T) {
 
 // TestSlowEvidence: each side has a bound of its own on how long it takes.
 func TestSlowEvidence(t *testing.T) {
+	t.Parallel()
 	short := quick()
 	short.evidence, short.answer = 50*time.Millisecond, 50*time.Millisecond
 	tests := map[string]struct {
@@ -435,6 +446,7 @@ func TestSlowEvidence(t *testing.T) {
 
 // TestSessionEndsAttestation: nothing waits for a verdict over a worker that is gone, and none lets it in.
 func TestSessionEndsAttestation(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(g *gate){
 		"recheck": func(g *gate) { words := "no"; g.refuse.Store(&words); g.Recheck() },
 		"stop":    func(g *gate) { go g.stop() },
@@ -465,6 +477,7 @@ func TestSessionEndsAttestation(t *testing.T) {
 
 // TestSessionEndsRenewal: a report that waits for the verdict is not taken either.
 func TestSessionEndsRenewal(t *testing.T) {
+	t.Parallel()
 	wt := quick()
 	wt.poll = limit
 	g, p, w := pair(t, quick(), wt, echo)
@@ -488,6 +501,7 @@ func TestSessionEndsRenewal(t *testing.T) {
 
 // TestVerdictInTime: the gateway's callback has a bound on its time.
 func TestVerdictInTime(t *testing.T) {
+	t.Parallel()
 	tm := quick()
 	tm.verdict = 20 * time.Millisecond
 	g := serveGate(t, tm)
@@ -507,6 +521,7 @@ func TestVerdictInTime(t *testing.T) {
 
 // TestChallengeByHand is what the worker answers a gateway that asks as it likes.
 func TestChallengeByHand(t *testing.T) {
+	t.Parallel()
 	type answerer func(context.Context, Exporter, []byte) ([]byte, error)
 	start := func(t *testing.T, answer answerer, wt timings) (*peer, *hand, *fake) {
 		p, gw := byHand(t, wt, echo)
@@ -570,16 +585,16 @@ func TestChallengeByHand(t *testing.T) {
 	})
 	t.Run("silence", func(t *testing.T) {
 		wt := quick()
-		wt.silence, wt.verdict = 100*time.Millisecond, limit
+		wt.silence, wt.verdict = 2*time.Second, limit
 		slow := func(ctx context.Context, _ Exporter, _ []byte) ([]byte, error) {
-			time.Sleep(2 * wt.silence) // as hardware does
+			time.Sleep(wt.silence * 3 / 2) // as hardware does
 			return []byte("evidence"), nil
 		}
 		_, _, ctl := start(t, slow, wt)
 		if status, text := ctl.ask(t, "POST", attestPath, "x"); status != 200 || text != "evidence" {
 			t.Fatalf("%d %q", status, text)
 		}
-		time.Sleep(2 * wt.silence) // as an appraisal does
+		time.Sleep(wt.silence * 3 / 2) // as an appraisal does
 		if status, _ := ctl.ask(t, "GET", reportPath+"?after=0", ""); status != 200 {
 			t.Errorf("the session is over: %d", status)
 		}
@@ -587,7 +602,7 @@ func TestChallengeByHand(t *testing.T) {
 	})
 	t.Run("no poll after it", func(t *testing.T) {
 		wt := quick()
-		wt.silence, wt.verdict = 50*time.Millisecond, 50*time.Millisecond
+		wt.silence, wt.verdict = time.Second, time.Second
 		p, _, ctl := start(t, secretOf, wt)
 		ctl.ask(t, "POST", attestPath, "x")
 		closedBy(t, ctl.Conn)
@@ -596,6 +611,7 @@ func TestChallengeByHand(t *testing.T) {
 }
 
 func TestEvidence(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	let := make(chan struct{})
 	var running atomic.Int64
@@ -660,6 +676,7 @@ func TestEvidence(t *testing.T) {
 
 // TestEvidenceOfStaleConnections: some that the worker has just closed cost a try each, an endless row of them ends.
 func TestEvidenceOfStaleConnections(t *testing.T) {
+	t.Parallel()
 	tm := quick()
 	tm.take = time.Millisecond
 	g := serveGate(t, tm)

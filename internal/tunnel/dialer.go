@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// DialerConfig is what a worker's side needs. All fields but Pin, Attest, Receipts and Market are required.
+// DialerConfig is what a worker's side needs. All fields but Pin, Attest, Receipts, Countersign and Market
+// are required.
 type DialerConfig struct {
 	// Identity is what the gateway knows the worker by.
 	Identity *Identity
@@ -35,6 +36,10 @@ type DialerConfig struct {
 	// present, at most ReceiptsMax bytes, within 10 s. An error's words go to the gateway. Calls may overlap. Nil: the
 	// worker keeps none, and says so.
 	Receipts func(ctx context.Context, acks []byte) ([]byte, error)
+	// Countersign signs receipts again that a gateway names, in at most CountersignMax bytes, hostile ones included: with
+	// CountersignatureSize bytes, and at once. ErrAbsent tells the gateway that there are no such receipts; another error's
+	// words go to it. Calls may overlap. Nil: the worker does not, and says so.
+	Countersign func(ctx context.Context, body []byte) ([]byte, error)
 	// Market takes what a gateway tells of demand, at most MarketMax bytes, hostile ones included; it returns at once. An
 	// error's words go to the gateway. Calls may overlap. Nil: the worker takes none, and says so.
 	Market func(text []byte) error

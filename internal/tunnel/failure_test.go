@@ -52,6 +52,7 @@ func running(t *testing.T, w *Worker, b *busy) <-chan error {
 }
 
 func TestNetworkBreaks(t *testing.T) {
+	t.Parallel()
 	b := &busy{let: make(chan struct{})}
 	g, p, w, network := through(t, quick(), quick(), b.serve)
 	got := running(t, w, b)
@@ -77,9 +78,10 @@ func TestNetworkBreaks(t *testing.T) {
 }
 
 func TestNetworkFreezes(t *testing.T) {
+	t.Parallel()
 	gt, wt := quick(), quick()
-	gt.answer = time.Second
-	wt.silence = 1500 * time.Millisecond
+	gt.answer = 3 * time.Second
+	wt.silence = 4 * time.Second
 	b := &busy{let: make(chan struct{})}
 	g, p, w, network := through(t, gt, wt, b.serve)
 	got := running(t, w, b)
@@ -101,6 +103,7 @@ func TestNetworkFreezes(t *testing.T) {
 }
 
 func TestControlAloneBreaks(t *testing.T) {
+	t.Parallel()
 	b := &busy{let: make(chan struct{})}
 	g, p, w := pair(t, quick(), quick(), b.serve)
 	got := running(t, w, b)
@@ -119,6 +122,7 @@ func TestControlAloneBreaks(t *testing.T) {
 }
 
 func TestRefusedWorker(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	words := "worker is not enrolled\x1b[31m\n: ask the operator"
 	g.refuse.Store(&words)
@@ -136,6 +140,7 @@ func TestRefusedWorker(t *testing.T) {
 }
 
 func TestRecheck(t *testing.T) {
+	t.Parallel()
 	b := &busy{let: make(chan struct{})}
 	g, p, w := pair(t, quick(), quick(), b.serve)
 	got := running(t, w, b)
@@ -163,6 +168,7 @@ func TestRecheck(t *testing.T) {
 
 // TestAdmitAgain: what Admit refuses between hello and the session is not missed.
 func TestAdmitAgain(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	f := newFake(t, g, newID(t))
 	f.hear(t)
@@ -175,6 +181,7 @@ func TestAdmitAgain(t *testing.T) {
 }
 
 func TestNewerSessionReplaces(t *testing.T) {
+	t.Parallel()
 	g, first, w := pair(t, quick(), quick(), echo)
 	second := newPeer(t, g, g.addr(), echo)
 	second.cfg.Identity = first.cfg.Identity
@@ -196,6 +203,7 @@ func TestNewerSessionReplaces(t *testing.T) {
 }
 
 func TestRefusedReports(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	words := "no such model"
 	g.invalid.Store(&words)
@@ -218,6 +226,7 @@ func TestRefusedReports(t *testing.T) {
 }
 
 func TestOwnReportTooLong(t *testing.T) {
+	t.Parallel()
 	g, p, w := pair(t, quick(), quick(), echo)
 	p.set(`"` + strings.Repeat("x", ReportMax) + `"`)
 	if e := g.next(t); e.w != w || e.why == nil {
@@ -227,6 +236,7 @@ func TestOwnReportTooLong(t *testing.T) {
 }
 
 func TestGatewayRestarts(t *testing.T) {
+	t.Parallel()
 	g, p, w := pair(t, quick(), quick(), echo)
 	g.stop()
 	if e := g.next(t); e.w != w || !errors.Is(e.why, ErrClosed) || w.Open() {
@@ -247,6 +257,7 @@ func TestGatewayRestarts(t *testing.T) {
 		return nil
 	}
 	next := NewServer(cfg)
+	next.t = quick()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- next.Serve(ctx, l) }()
@@ -265,6 +276,7 @@ func TestGatewayRestarts(t *testing.T) {
 }
 
 func TestListenerBreaks(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -277,6 +289,7 @@ func TestListenerBreaks(t *testing.T) {
 }
 
 func TestWrongPin(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	p := newPeer(t, g, g.addr(), echo)
 	wrong := newID(t).ID()
@@ -289,6 +302,7 @@ func TestWrongPin(t *testing.T) {
 }
 
 func TestBadAddress(t *testing.T) {
+	t.Parallel()
 	d := NewDialer(DialerConfig{Identity: newID(t), Address: "no port", Log: quietLog(t)})
 	if err := d.Run(context.Background()); err == nil {
 		t.Error("ran")
@@ -296,6 +310,7 @@ func TestBadAddress(t *testing.T) {
 }
 
 func TestGatewayByName(t *testing.T) {
+	t.Parallel()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -386,6 +401,7 @@ func (f *fake) ask(t *testing.T, method, path, body string) (status int, answer 
 }
 
 func TestWorkerRoutes(t *testing.T) {
+	t.Parallel()
 	p, gw := byHand(t, quick(), func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, wellKnown) {
 			t.Errorf("the handler sees %s", r.URL.Path)
@@ -439,6 +455,7 @@ func TestWorkerRoutes(t *testing.T) {
 }
 
 func TestHostileGateway(t *testing.T) {
+	t.Parallel()
 	for name, text := range map[string]string{
 		"other version": `{"v":2}`,
 		"no JSON":       `{`,
@@ -456,14 +473,14 @@ func TestHostileGateway(t *testing.T) {
 	}
 	t.Run("silence", func(t *testing.T) {
 		wt := quick()
-		wt.hello = time.Second
+		wt.hello = 4 * time.Second
 		p, gw := byHand(t, wt, echo)
 		closedBy(t, gw.accept(t).Conn)
 		p.says(t, "before it knew us")
 	})
 	t.Run("no polls", func(t *testing.T) {
 		wt := quick()
-		wt.silence = time.Second
+		wt.silence = 3 * time.Second
 		p, gw := byHand(t, wt, echo)
 		f := gw.accept(t)
 		f.ask(t, "POST", helloPath, `{"v":1}`)
@@ -485,6 +502,7 @@ func TestHostileGateway(t *testing.T) {
 
 // TestDataConnectionsNotWanted: a gateway that closes them after hello is not dialed in a tight circle.
 func TestDataConnectionsNotWanted(t *testing.T) {
+	t.Parallel()
 	wt := quick()
 	wt.backoff, wt.backoffTo = time.Hour, time.Hour
 	_, gw := byHand(t, wt, echo)
@@ -522,6 +540,7 @@ func (l *flaky) Accept() (net.Conn, error) {
 }
 
 func TestOutOfDescriptors(t *testing.T) {
+	t.Parallel()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,10 +22,16 @@ import (
 	"cocoon/internal/h1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil { // most of their time they wait for a time limit to pass
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
-// limit is when a test gives up; nothing waits for it that works.
-const limit = 20 * time.Second
+// limit is when a test gives up; nothing waits for it that works, also on a busy machine.
+const limit = time.Minute
 
 // quick is the protocol with its waits shortened a hundredfold where a test would have to sit them out.
 func quick() timings {

@@ -42,6 +42,7 @@ func tcp(t testing.TB, g *gate) net.Conn {
 }
 
 func TestSilentConnection(t *testing.T) {
+	t.Parallel()
 	tm := quick()
 	tm.hello = 50 * time.Millisecond
 	g := serveGate(t, tm)
@@ -51,6 +52,7 @@ func TestSilentConnection(t *testing.T) {
 }
 
 func TestGarbage(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	for _, text := range []string{"GET / HTTP/1.1\r\nHost: x\r\n\r\n", strings.Repeat("\x00", 10_000), "SSH-2.0-x\r\n"} {
 		c := tcp(t, g)
@@ -62,6 +64,7 @@ func TestGarbage(t *testing.T) {
 }
 
 func TestSlowLoris(t *testing.T) {
+	t.Parallel()
 	tm := quick()
 	tm.hello = 100 * time.Millisecond
 	g := serveGate(t, tm)
@@ -81,8 +84,9 @@ func TestSlowLoris(t *testing.T) {
 }
 
 func TestSlowHello(t *testing.T) {
+	t.Parallel()
 	tm := quick()
-	tm.hello = time.Second
+	tm.hello = 4 * time.Second
 	g := serveGate(t, tm)
 	c := stranger(t, g, newID(t), nil)
 	if said := closedBy(t, c); !strings.HasPrefix(string(said), "POST "+helloPath) {
@@ -91,6 +95,7 @@ func TestSlowHello(t *testing.T) {
 }
 
 func TestRefusedTLS(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	certs := otherCerts(t)
 	use := func(name string) func(*tls.Config) {
@@ -130,6 +135,7 @@ func TestRefusedTLS(t *testing.T) {
 }
 
 func TestNoTickets(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	id := newID(t)
 	cache := tls.NewLRUClientSessionCache(4)
@@ -212,6 +218,7 @@ func control(t testing.TB, g *gate, id *Identity) (*fake, *Worker) {
 }
 
 func TestRefusedHello(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	about := func(v int, kind string) string {
 		return fmt.Sprintf(`{"v":%d,"kind":%q,"session":%q}`, v, kind, fakeSession)
@@ -243,6 +250,7 @@ func TestRefusedHello(t *testing.T) {
 }
 
 func TestForeignDataConnection(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	id := newID(t)
 	ctl, w := control(t, g, id)
@@ -297,6 +305,7 @@ func TestForeignDataConnection(t *testing.T) {
 }
 
 func TestTooManyDataConnections(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	id := newID(t)
 	ctl, w := control(t, g, id)
@@ -324,6 +333,7 @@ func TestTooManyDataConnections(t *testing.T) {
 }
 
 func TestTooManySessions(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	g.mu.Lock()
 	for i := range sessionsMax {
@@ -335,6 +345,7 @@ func TestTooManySessions(t *testing.T) {
 }
 
 func TestHostileReports(t *testing.T) {
+	t.Parallel()
 	huge := strings.Repeat("x", ReportMax)
 	tests := map[string]string{
 		"too long, said so": fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", answerMax+1),
@@ -354,7 +365,7 @@ func TestHostileReports(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tm := quick()
 			if answer == "" {
-				tm.answer = time.Second
+				tm.answer = 3 * time.Second
 			}
 			g := serveGate(t, tm)
 			f, w := control(t, g, newID(t))
@@ -374,6 +385,7 @@ func TestHostileReports(t *testing.T) {
 }
 
 func TestReportFlood(t *testing.T) {
+	t.Parallel()
 	tm := quick()
 	tm.pollGap = 20 * time.Millisecond
 	g := serveGate(t, tm)

@@ -15,6 +15,7 @@ import (
 )
 
 func TestMarket(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	p := newPeer(t, g, g.addr(), echo)
 	p.t = quick()
@@ -59,6 +60,7 @@ func TestMarket(t *testing.T) {
 
 // TestMarketOfNoUse: a worker that takes none says so, and its connection serves on.
 func TestMarketOfNoUse(t *testing.T) {
+	t.Parallel()
 	_, _, w := pairOf(t, 1, quick(), quick(), echo)
 	for range 3 {
 		if err := w.Market(t.Context(), []byte("x")); !errors.Is(err, ErrNoMarket) || !strings.Contains(err.Error(), "no use") {
@@ -72,6 +74,7 @@ func TestMarketOfNoUse(t *testing.T) {
 
 // TestMarketByHand is what the worker answers a gateway that tells as it likes.
 func TestMarketByHand(t *testing.T) {
+	t.Parallel()
 	p, gw := byHand(t, quick(), echo)
 	p.stop()
 	var calls atomic.Int64
@@ -120,6 +123,7 @@ func TestMarketByHand(t *testing.T) {
 
 // TestHostileMarket: a worker's answers that are none end its connection and nothing else.
 func TestHostileMarket(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]string{
 		"too long":     fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", wordsMax+1),
 		"cut":          "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",

@@ -26,6 +26,7 @@ func keeper(t testing.TB, g *gate, wt timings, exchange func(context.Context, []
 }
 
 func TestReceipts(t *testing.T) {
+	t.Parallel()
 	g := serveGate(t, quick())
 	let := make(chan struct{})
 	var running atomic.Int64
@@ -104,6 +105,7 @@ func TestReceipts(t *testing.T) {
 
 // TestReceiptsOfNoKeeper: a worker without receipts says so, and its connection serves on.
 func TestReceiptsOfNoKeeper(t *testing.T) {
+	t.Parallel()
 	_, _, w := pairOf(t, 1, quick(), quick(), echo)
 	for range 3 {
 		if _, err := w.Receipts(t.Context(), []byte("x")); !errors.Is(err, ErrNoReceipts) || !strings.Contains(err.Error(), "keeps none") {
@@ -117,6 +119,7 @@ func TestReceiptsOfNoKeeper(t *testing.T) {
 
 // TestReceiptsByHand is what the worker answers a gateway that asks as it likes.
 func TestReceiptsByHand(t *testing.T) {
+	t.Parallel()
 	p, gw := byHand(t, quick(), echo)
 	p.stop()
 	var calls atomic.Int64
@@ -170,6 +173,7 @@ func TestReceiptsByHand(t *testing.T) {
 
 // TestHostileReceipts: a worker's answers that are none end its connection and nothing else.
 func TestHostileReceipts(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]string{
 		"too long":        fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", ReceiptsMax+1),
 		"too long in all": chunkedHead + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", ReceiptsMax+1, strings.Repeat("r", ReceiptsMax+1)),
@@ -218,6 +222,7 @@ func TestHostileReceipts(t *testing.T) {
 
 // TestReceiptsInTime: a callback that hangs is cut off, and the gateway hears of it.
 func TestReceiptsInTime(t *testing.T) {
+	t.Parallel()
 	wt := quick()
 	wt.receipts = 20 * time.Millisecond
 	g := serveGate(t, quick())

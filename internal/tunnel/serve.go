@@ -33,6 +33,8 @@ func (s *session) serve(w http.ResponseWriter, r *http.Request) {
 		s.attest(w, r, nil)
 	case !l.control && r.URL.Path == receiptsPath:
 		s.receipts(w, r)
+	case !l.control && r.URL.Path == countersign:
+		s.countersign(w, r)
 	case !l.control && r.URL.Path == marketPath:
 		s.market(w, r)
 	case l.control || strings.HasPrefix(r.URL.Path, wellKnown):

@@ -7,7 +7,7 @@
 // and prove that they end in the same memory; the worker keeps some of them idle, the gateway takes them for requests.
 // When the control connection ends all of them end, on both sides.
 //
-// What is in a challenge and in its answer, in an exchange of receipts, and in what the gateway tells of its market, is not
+// What is in a challenge and in its answer, in an exchange of receipts and the signing of them, and in what the gateway tells of its market, is not
 // known here: all are bytes.
 package tunnel
 
@@ -38,6 +38,7 @@ const (
 
 	receiptsPath = wellKnown + "receipts"
 	marketPath   = wellKnown + "market"
+	countersign  = wellKnown + "countersign"
 
 	kindControl = "control"
 	kindData    = "data"
@@ -92,6 +93,7 @@ type timings struct {
 	evidence  time.Duration // the worker makes evidence: a TDX quote and the reports of 8 GPUs take seconds each
 	verdict   time.Duration // the gateway attests a worker: evidence and vendors' collateral; no poll comes meanwhile
 	receipts  time.Duration // the worker takes acknowledgements and presents receipts: a write or two to disk
+	sign      time.Duration // the worker signs receipts again, all in all
 	take      time.Duration // Take waits for a data connection
 	surplus   time.Duration // a data connection idle for so long is closed if it is one too many
 	backoff   time.Duration // first wait before a dial is tried again; doubles
@@ -111,6 +113,7 @@ func defaults() timings {
 		evidence:  30 * time.Second,
 		verdict:   60 * time.Second,
 		receipts:  10 * time.Second,
+		sign:      2 * time.Second,
 		take:      2 * time.Second,
 		surplus:   60 * time.Second,
 		backoff:   250 * time.Millisecond,

@@ -16,6 +16,7 @@ import (
 )
 
 func TestRoundTrip(t *testing.T) {
+	t.Parallel()
 	g, p, w := pair(t, quick(), quick(), echo)
 	if w.ID() != p.cfg.Identity.ID() || !w.Open() {
 		t.Errorf("worker %s, open %v", w.ID(), w.Open())
@@ -58,6 +59,7 @@ func (b *busy) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestManyRequestsFewConnections(t *testing.T) {
+	t.Parallel()
 	const capacity, requests = 64, 200
 	b := &busy{let: make(chan struct{})}
 	_, p, w := pair(t, quick(), quick(), b.serve)
@@ -84,6 +86,7 @@ func TestManyRequestsFewConnections(t *testing.T) {
 }
 
 func TestDoubling(t *testing.T) {
+	t.Parallel()
 	b := &busy{let: make(chan struct{})}
 	_, p, w := pair(t, quick(), quick(), b.serve)
 	p.capacity.Store(40)
@@ -125,6 +128,7 @@ func TestDoubling(t *testing.T) {
 }
 
 func TestSurplusIsClosed(t *testing.T) {
+	t.Parallel()
 	tm := quick()
 	tm.surplus = 200 * time.Millisecond
 	b := &busy{let: make(chan struct{})}
@@ -152,6 +156,7 @@ func TestSurplusIsClosed(t *testing.T) {
 }
 
 func TestTakeLooksAtOldConnections(t *testing.T) {
+	t.Parallel()
 	tm := quick()
 	tm.pollGap, tm.answer = time.Hour, time.Hour // no sweep after the first
 	wt := quick()
@@ -184,6 +189,7 @@ func TestTakeLooksAtOldConnections(t *testing.T) {
 }
 
 func TestTakeWaits(t *testing.T) {
+	t.Parallel()
 	b := &busy{let: make(chan struct{})}
 	g, _, w := pairOf(t, 2, quick(), quick(), b.serve)
 	var held []*h1.Conn
@@ -235,6 +241,7 @@ func TestTakeWaits(t *testing.T) {
 }
 
 func TestGive(t *testing.T) {
+	t.Parallel()
 	b := &busy{let: make(chan struct{})}
 	_, _, w := pair(t, quick(), quick(), b.serve)
 	eventually(t, "four are there", func() bool { all, _ := w.counts(); return all == 4 })
@@ -280,6 +287,7 @@ func TestGive(t *testing.T) {
 }
 
 func TestRunningRequestsFinish(t *testing.T) {
+	t.Parallel()
 	b := &busy{let: make(chan struct{})}
 	_, p, w := pair(t, quick(), quick(), b.serve)
 	got := make(chan string)
@@ -318,6 +326,7 @@ func TestRunningRequestsFinish(t *testing.T) {
 }
 
 func TestEndlessRequestsAreCut(t *testing.T) {
+	t.Parallel()
 	tm := quick()
 	tm.grace = 20 * time.Millisecond
 	b := &busy{let: make(chan struct{})}
@@ -389,6 +398,7 @@ func BenchmarkTake(b *testing.B) {
 // TestLack checks that connections are dialed that only the gateway knows to be too few: it holds all, and the worker
 // sees none at work.
 func TestLack(t *testing.T) {
+	t.Parallel()
 	_, _, w := pair(t, quick(), quick(), echo)
 	eventually(t, "the first ones are idle", func() bool { _, idle := w.counts(); return idle == idleMin })
 	var held []*h1.Conn

@@ -17,6 +17,10 @@ import (
 // lineMax bounds one line of Ollama's stream, bytes, as package sse bounds an event.
 const lineMax = 8 << 20
 
+// repeatMost is how often Ollama lets the same text, but for white space, follow itself before it gives an answer up without
+// a last line. A client can ask for such an answer.
+const repeatMost = 30
+
 // finishLength is why a choice ended that was cut: no more tokens were allowed.
 const finishLength = "length"
 
@@ -29,7 +33,9 @@ type answer struct {
 	begun  bool // the role has been sent
 	done   bool // Ollama's last line has come
 	calls  int  // tool calls so far
-	pieces int  // lines with text, thoughts or calls so far: each is a token at least
+	again  int  // how often the last piece of text came in a row before
+	latest string
+	pieces int // lines with text, thoughts or calls so far: each is a token at least
 	usage  openai.Usage
 	finish string
 
@@ -59,9 +65,9 @@ func (a *answer) used() openai.Usage {
 	return u
 }
 
-// relay reads up to Ollama's last line. An end without it is an error: Ollama ends so, with status 200, a run in which
-// the model repeats itself.
-func (a *answer) relay(x *exchange, idle time.Duration) error {
+// relay reads up to Ollama's last line. An end without it is an error, but for a run in which the model repeats itself: that
+// is cut there, which is no fault of the worker.
+func (a *answer) relay(x *exchange, idle time.Duration, body []byte) error {
 	lines := bufio.NewScanner(x)
 	lines.Buffer(make([]byte, lineBufferLen), lineMax)
 	for !a.done && lines.Scan() {
@@ -86,7 +92,12 @@ func (a *answer) relay(x *exchange, idle time.Duration) error {
 	case err != nil:
 		return x.failed(err)
 	}
-	return engineError("The engine ended its answer early; it does so when a model repeats itself.")
+	if a.again < repeatMost {
+		return engineError("The engine ended its answer early.")
+	}
+	a.done, a.finish = true, finishLength
+	a.usage = openai.Usage{Prompt: max(estimate(body), 1), Completion: int64(a.pieces)}
+	return nil
 }
 
 // line takes one line of the stream.
@@ -104,6 +115,11 @@ func (a *answer) line(data []byte) error {
 	m := &l.Message
 	if m.Content != "" || m.Thinking != "" || len(m.ToolCalls) > 0 || len(l.Logprobs) > 0 {
 		a.pieces++
+		if text := strings.TrimSpace(m.Content); text == a.latest {
+			a.again++
+		} else {
+			a.latest, a.again = text, 0
+		}
 		a.out.Count(a.used())
 		if err := a.add(m, l.Logprobs); err != nil {
 			return err

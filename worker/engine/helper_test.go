@@ -156,7 +156,7 @@ func fault(err error) *openai.Error {
 // waitIdle waits until the fake engine runs nothing any more.
 func waitIdle(t *testing.T, fake *enginetest.Engine) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for fake.Running() > 0 {
 		select {

@@ -71,7 +71,7 @@ func TestHostile(t *testing.T) {
 		{behaviour: "nodone", flavour: o, status: bad, says: "ended its answer early", tokens: 5},
 		{behaviour: "nofinish", flavour: v, stream: true, status: bad, says: "0 of 1 choices", sent: true, tokens: 5},
 		{behaviour: "nofinish", flavour: v, status: bad, says: "0 of 1 choices", tokens: 5},
-		{behaviour: "nofinish", flavour: o, stream: true, status: bad, says: "repeats itself", sent: true, tokens: 5},
+		{behaviour: "nofinish", flavour: o, stream: true, status: bad, says: "ended its answer early", sent: true, tokens: 5},
 		{behaviour: "noreason", flavour: o, stream: true, status: bad, says: "no reason", sent: true, tokens: 5},
 		{behaviour: "load", flavour: o, stream: true, status: bad, says: "loaded", sent: true, tokens: 5},
 		{behaviour: "cut", flavour: v, stream: true, status: bad, says: "broke off", sent: true, tokens: 1},
@@ -228,10 +228,10 @@ func (c hostile) broken(t *testing.T, out *sink, u openai.Usage, err error) {
 	}
 }
 
-// cancelBudget is how soon an engine must learn that nobody listens any more: it burns a GPU until then. A busy
-// machine may need a few tries to show it.
+// cancelBudget is how soon an engine must learn that nobody listens any more: it burns a GPU until then. No time limit may
+// have to pass for it. A busy machine may need a few tries to show it.
 const (
-	cancelBudget = 100 * time.Millisecond
+	cancelBudget = time.Second
 	cancelTries  = 10
 )
 
@@ -285,7 +285,7 @@ func cancelOnce(t *testing.T, fake *enginetest.Engine, e Engine, req *Request) t
 	case got := <-fake.Cancels():
 		waitIdle(t, fake)
 		return got.At.Sub(at)
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("engine never learnt of the cancel")
 		return 0
 	}

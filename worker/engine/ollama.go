@@ -270,7 +270,7 @@ func (e *native) Chat(ctx context.Context, req *Request, out Output) (openai.Usa
 	}
 	defer x.close()
 	a := newAnswer(req, out)
-	if err := a.relay(x, e.call.idle); err != nil {
+	if err := a.relay(x, e.call.idle, body); err != nil {
 		return estimated(ctx, a.used(), body), err
 	}
 	x.drain()

@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -63,6 +64,8 @@ var (
 	ErrFull = errors.New("the store of receipts is full of unacknowledged ones")
 	// ErrLate marks a receipt of a request that has a later one, or its final one, in the store.
 	ErrLate = errors.New("the request has a later receipt in the store")
+	// ErrAbsent means that a receipt to be signed again is not kept, or is of another keyset.
+	ErrAbsent = errors.New("not all of these receipts are kept")
 )
 
 // Config is a store's.
@@ -81,12 +84,14 @@ type Config struct {
 type entry struct {
 	id      receipt.Digest
 	request string
+	keyset  receipt.Digest
 	seq     uint64
 	final   bool
 	cost    nanoton.Amount
 	end     int64 // milliseconds since 1970
 	offset  int64 // in the file: in the order of time
 	size    int64
+	round   uint64 // of Countersign in which it was seen
 }
 
 // Store is an open store. Its methods may be called at the same time; the receipts of one request come one by one.
@@ -106,9 +111,10 @@ type Store struct {
 	mu        sync.Mutex
 	entries   map[receipt.Digest]*entry
 	requests  map[string]*entry
-	live      int64 // bytes of entries
-	slack     int64 // compactMin, but in tests
-	compactAt int64 // the least size of the file at which compaction is tried: it failed before
+	round     uint64 // of Countersign
+	live      int64  // bytes of entries
+	slack     int64  // compactMin, but in tests
+	compactAt int64  // the least size of the file at which compaction is tried: it failed before
 	closed    bool
 }
 
@@ -194,7 +200,10 @@ var errKept = errors.New("the receipt is in the store")
 // put keeps a receipt that is on disk, in place of the request's last one.
 func (s *Store) put(r *receipt.Signed, offset, size int64) {
 	s.remove(s.requests[r.Request])
-	e := &entry{r.ID(), r.Request, r.Seq, r.Kind == receipt.Final, r.Cost, r.End, offset, size}
+	e := &entry{ // which does not keep the text that the name is a part of
+		id: r.ID(), request: strings.Clone(r.Request), keyset: r.Keyset, seq: r.Seq, final: r.Kind == receipt.Final, cost: r.Cost, end: r.End,
+		offset: offset, size: size,
+	}
 	s.entries[e.id], s.requests[e.request] = e, e
 	s.live += size
 }
