@@ -72,8 +72,10 @@ func (s *speed) outcome(now time.Duration, failed bool) {
 	s.publish()
 }
 
-// unprobed gives back a probe that came to nothing: the next pick may try.
-func (s *speed) unprobed(now time.Duration) { s.open.CompareAndSwap(s.open.Load(), int64(max(now, 1))) }
+// unprobed gives back a probe that came to nothing: the next pick may try. If the breaker closed or opened since, it stays.
+func (s *speed) unprobed(now, probe time.Duration) {
+	s.open.CompareAndSwap(int64(probe), int64(max(now, 1)))
+}
 
 // Breakers counts the endpoints by what their breakers do: closed ones take requests, open ones none, and half-open ones
 // one, to see what becomes of it.

@@ -42,7 +42,7 @@ type Demand struct {
 	// At is what it would have got at other prices, all else equal.
 	At []PricePoint
 	// TTFT is what the gateway predicts for a prompt of 1,000 tokens now, Speed the tokens a second of one stream; Typical* the
-	// same of the market's median.
+	// same of the market's median. Zero: nothing was measured yet.
 	TTFT, TypicalTTFT   time.Duration
 	Speed, TypicalSpeed float64
 }
@@ -102,15 +102,13 @@ func (s *scan) weigh(at int32, winner *endpoint, won *bid, rival [2]float64) {
 	if s.refer <= 0 || b.price <= 0 || s.weight.Price <= 0 {
 		return
 	}
-	_, step := unpack(e.speed.pace.Load())
-	premium := e.dear * min(1, step*s.worth)
 	// The score is (part + rest) * toll * over: the highest price is looked for at which it meets the best other one.
 	_, toll := unpack(e.speed.way.Load())
-	part := s.pricing * b.price * toll
-	rest := b.score/s.over(premium) - part
+	part := b.part * toll
+	rest := b.score/s.over(b.worth) - part
 	all := steps()
 	for i := demandSteps - 1; i >= 0; i-- {
-		if f := float64(all[i]) / 1e6; (rest+part*f)*s.over(premium*f) <= rival[0] {
+		if f := float64(all[i]) / 1e6; (rest+part*f)*s.over(b.worth*f) <= rival[0] {
 			d.most[i].Add(1)
 			return
 		}
@@ -154,10 +152,16 @@ func (t *table) Demand(id ID) []Demand {
 func (s *speed) tell(name string, priors uint64) Demand {
 	perToken, step := unpack(s.pace.Load())
 	usualRate, usualStep := unpack(priors)
-	d := Demand{
-		Model: name,
-		TTFT:  seconds(typicalIn*perToken + math.Float64frombits(s.base.Load())), TypicalTTFT: seconds(typicalIn / usualRate),
-		Speed: 1 / step, TypicalSpeed: 1 / usualStep,
+	d := Demand{Model: name}
+	first, stream := s.measured()
+	if first {
+		d.TTFT = seconds(typicalIn*perToken + math.Float64frombits(s.base.Load()))
+	}
+	if stream {
+		d.Speed = 1 / step
+	}
+	if priors != pack(firstRate, firstStep) {
+		d.TypicalTTFT, d.TypicalSpeed = seconds(typicalIn/usualRate), 1/usualStep
 	}
 	sum := int64(0)
 	at := steps()
@@ -169,4 +173,11 @@ func (s *speed) tell(name string, priors uint64) Demand {
 	d.Considered = s.demand.now.considered.Load() + s.demand.before.considered.Load()
 	d.Won = s.demand.now.won.Load() + s.demand.before.won.Load()
 	return d
+}
+
+// measured tells whether a first token and a stream were ever timed.
+func (s *speed) measured() (first, stream bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rate.samples > 0, s.step.samples > 0
 }

@@ -43,3 +43,21 @@ func TestDemand(t *testing.T) {
 		t.Errorf("a worker that is not there: %v", list)
 	}
 }
+
+// TestNothingMeasured: what a worker and its market were never measured at is not told, least of all what a table begins with.
+func TestNothingMeasured(t *testing.T) {
+	table := marketOf(1)
+	table.Tend(at(1))
+	d := table.Demand(id(0))[0]
+	if d.TTFT != 0 || d.Speed != 0 || d.TypicalTTFT != 0 || d.TypicalSpeed != 0 {
+		t.Errorf("before any request: %+v", d)
+	}
+	for i := range 2 * enough {
+		now := at(2 + 2*float64(i))
+		serve(pick(t, table, Request{Now: now, Model: "m", Bytes: 4000}), now, 0.2, 0.01, 50)
+	}
+	table.Tend(at(30))
+	if d = table.Demand(id(0))[0]; d.TTFT == 0 || d.Speed == 0 || d.TypicalTTFT == 0 || d.TypicalSpeed == 0 {
+		t.Errorf("after some: %+v", d)
+	}
+}

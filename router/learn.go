@@ -95,6 +95,10 @@ type speed struct {
 	open atomic.Int64        // the breaker: 0 closed, else open until then (time.Duration)
 	warm [ages]atomic.Uint64 // float64: how much of what the prefix index promises is found, by its age
 	old  atomic.Bool         // few or no fresh samples
+	// hides tells that its engine has prompts cached, by the times that it takes, and never says so: they are billed in full.
+	hides atomic.Bool
+	// dearer is a float64: what it bills for the mean request by what that would be if cached tokens were billed as usual.
+	dearer atomic.Uint64
 	// limit is the capacity to go by, requests on the machine.
 	limit atomic.Int64
 
@@ -104,9 +108,12 @@ type speed struct {
 	mu   sync.Mutex // of what follows; a request's samples, never a pick's
 	rate quotient   // seconds by prompt tokens: only to notice that the machine is another one now
 	fit  fit        // seconds to the first token over prompt tokens
+	cold fit        // the same of prompts alone that nothing was promised of: how much of them was read is certain
 	step quotient   // seconds by tokens of an answer
 	line line       // the same over requests beside it
 	hits [ages]quotient
+	told bool     // its engine said that tokens were cached, once at least
+	bill quotient // tokens that it said were cached by those that were promised
 	fail quotient // failures by requests
 	trip trip
 	room capacity
@@ -175,27 +182,46 @@ func (f *fit) line() (base, perToken float64) {
 func newSpeed(holder uint32, rate, step float64) *speed {
 	s := &speed{holder: holder, room: capacity{learned: math.Inf(1)}}
 	s.rate.begin(1000/rate, 1000)
-	s.fit.prior = 1 / rate
+	s.fit.prior, s.cold.prior = 1/rate, 1/rate
 	s.step.begin(100*step, 100)
 	s.fail.begin(0, 5)
+	s.bill.begin(hitWeight, hitWeight)
 	for i := range s.hits {
 		s.hits[i].begin(hitWeight, hitWeight)
 		s.warm[i].Store(math.Float64bits(1))
 	}
 	s.old.Store(true)
+	s.dearer.Store(math.Float64bits(1))
 	s.publish()
 	return s
 }
 
-// firstToken learns from a request whose first token took so long, with work tokens before and in it.
-func (s *speed) firstToken(now time.Duration, work, seconds float64) {
+// firstToken learns from a request whose first token took so long, with work tokens before and in it. Certain is whether none
+// of them was taken for cached.
+func (s *speed) firstToken(now time.Duration, work, seconds float64, certain bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.rate.add(now, seconds, max(work, 1), 0) {
-		s.fit = fit{prior: s.fit.prior}
+		s.fit, s.cold = fit{prior: s.fit.prior}, fit{prior: s.cold.prior}
 	}
 	s.fit.add(work, seconds)
+	if certain {
+		s.cold.add(work, seconds)
+	}
 	s.publish()
+}
+
+// saved is how many tokens of a request's work need not have been read, by when its first token came. It is held against
+// requests of which all was read: by the predictions, in which what is taken for cached is left out, they would prove
+// themselves. NaN is not known.
+func (s *speed) saved(work, seconds float64) float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cold.n == 0 {
+		return math.NaN()
+	}
+	base, perToken := s.cold.line()
+	return max(work-max(seconds-base, 0)/perToken, 0)
 }
 
 // tokens learns from a stream that made n tokens in so many seconds, with others in flight.
@@ -220,20 +246,33 @@ func (s *speed) ended(now time.Duration, failed bool) {
 	s.fail.num, s.fail.den, s.fail.at = s.fail.num*k+n, s.fail.den*k+1, now
 }
 
-// found learns how much of a promised prefix the engine had, that was so old.
-func (s *speed) found(now time.Duration, age int, promised, cached float64) {
+// found learns how much of a promised prefix the engine had, that was so old, and says what it takes for true. That is what the
+// engine told; of one that never told anything what the first token's time says, NaN if that is not known.
+func (s *speed) found(now time.Duration, age int, promised, told, timed float64) float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.bill.add(now, told, promised, 0)
+	cached := told
+	if s.told = s.told || told > 0; s.told {
+		s.hides.Store(false)
+	} else if !math.IsNaN(timed) {
+		s.hides.Store(true)
+		cached = timed
+	} else if s.hides.Load() {
+		return told // neither its word nor this request says anything
+	}
+	cached = min(cached, warmMost*promised)
 	i := ageOf(age)
-	s.hits[i].add(now, min(cached, warmMost*promised), promised, 0)
+	s.hits[i].add(now, cached, promised, 0)
 	s.warm[i].Store(math.Float64bits(min(max(s.hits[i].value(), 0), warmMost)))
+	return cached
 }
 
 // ageOf is the class of an age in blocks.
 func ageOf(age int) int { return min(bits.Len(uint(age)>>2), ages-1) }
 
-// settle lets failures fade while nothing is asked of the worker. Called from time to time.
-func (s *speed) settle(now time.Duration) (rate, step float64, sampled bool) {
+// settle lets failures fade while nothing is asked of the worker, and says what is known of it. Called from time to time.
+func (s *speed) settle(now time.Duration) (rate, step, told float64, sampled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sampled = s.rate.samples >= enough && s.step.samples >= enough
@@ -241,7 +280,10 @@ func (s *speed) settle(now time.Duration) (rate, step float64, sampled bool) {
 	s.limit.Store(s.room.limit(now))
 	s.publishFaded(now)
 	_, perToken := s.fit.line()
-	return 1 / perToken, s.perToken(), sampled
+	if told = s.bill.value(); now-s.bill.at > 2*fadeAfter {
+		told = 1 // nobody came back of late: who was thought to bill much gets another chance
+	}
+	return 1 / perToken, s.perToken(), told, sampled
 }
 
 func (s *speed) publish() { s.publishFaded(s.fail.at) }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"cocoon/router/offer"
+	"cocoon/router/prefix"
 )
 
 // Outcome says how a lease ended. Only a worker's fault speaks against the worker.
@@ -67,16 +68,21 @@ type Grant struct {
 	first    time.Duration // when the first token came; 0: not yet
 	last     time.Duration // of the last Progress
 	counted  int64         // tokens at last
-	work     float64
-	fresh    int64 // prompt tokens counted as pending
+	work     float64       // prompt tokens before the request and in it, but for those that are taken for cached
+	cold     float64       // all of them
+	timed    float64       // of its own how many were cached, by the time to the first token; NaN: not known
+	fresh    int64         // prompt tokens counted as pending
 	ttft     float64
 	total    float64
 	promised float64 // tokens that the prefix index said were cached, and their age
 	age      int
+	blocks   []prefix.Block // the request's, and what was noted of them
+	mark     prefix.Mark
 	tenant   uint64
 	bytes    int64
-	beside   int64 // requests beside it when it began
-	queued   bool  // it had to wait for a slot
+	beside   int64         // requests beside it when it began
+	queued   bool          // it had to wait for a slot
+	probe    time.Duration // until when others wait for what becomes of it, if it is a probe
 }
 
 // Done is what a request came to. Tokens are those of the receipt, or of the engine's usage; In 0: not known.
@@ -107,7 +113,9 @@ func (l *Grant) First(now time.Duration) {
 	l.live.streams.Add(1)
 	l.live.heard.Store(int64(now))
 	if !l.queued { // else it waited for others' answers, which says nothing of the rate
-		l.speed.firstToken(now, l.work, (now - l.sent).Seconds())
+		took := (now - l.sent).Seconds()
+		l.timed = l.speed.saved(l.cold, took)
+		l.speed.firstToken(now, l.work, took, l.work == l.cold && l.promised == 0)
 	}
 }
 
@@ -135,6 +143,9 @@ func (l *Grant) Release(now time.Duration, d Done) {
 	} else {
 		l.live.streams.Add(-1)
 	}
+	if l.first == 0 && d.Outcome != Served && d.Outcome != ClientGone { // nothing says that the prompt was read
+		l.table.index.TakeBack(prefix.Holder(l.speed.holder), l.blocks, l.mark)
+	}
 	l.live.ended(d.Outcome)
 	if d.Outcome == Served || d.Outcome == WorkerBusy {
 		l.speed.busy(now, d.Outcome, inflight)
@@ -144,12 +155,14 @@ func (l *Grant) Release(now time.Duration, d Done) {
 		l.speed.outcome(now, false)
 		l.learn(now, d)
 	case WorkerSlow:
-		l.speed.firstToken(now, l.work, (now - l.sent).Seconds()) // at best
+		l.speed.firstToken(now, l.work, (now - l.sent).Seconds(), false) // at best
 		l.speed.outcome(now, true)
 	case WorkerFault:
 		l.speed.outcome(now, true)
 	default:
-		l.speed.unprobed(now)
+		if l.probe != 0 {
+			l.speed.unprobed(now, l.probe)
+		}
 	}
 }
 
@@ -169,10 +182,12 @@ func (l *Grant) learn(now time.Duration, d Done) {
 		return
 	}
 	fold(&l.model.ratio, keep, min(max(float64(l.bytes)/float64(d.In), bytesLeast), bytesMost))
-	fold(&l.model.prompt, keep, float64(max(d.In-d.Cached, 0)))
+	cached := float64(d.Cached)
 	if l.promised >= promisedMin {
-		l.speed.found(now, l.age, l.promised, float64(d.Cached))
+		cached = l.speed.found(now, l.age, l.promised, cached, l.timed)
 	}
+	fold(&l.model.prompt, keep, max(float64(d.In)-cached, 0))
+	fold(&l.model.cached, keep, min(max(cached, 0), float64(d.In)))
 	if l.first == 0 && d.Out >= sampleTokens { // not streamed: all that is known is when it was whole
 		if whole := (now - l.sent).Seconds() - l.ttft; whole > 0 {
 			l.speed.tokens(now, float64(d.Out), whole, float64(max(l.beside, 0)))

@@ -37,6 +37,8 @@ const (
 	wordsLeast, wordsMost = 0.25, 4.0
 	// meanFirst is how many answers what a model begins with counts for.
 	meanFirst = 4
+	// tellMost is the part of what the median worker tells to be cached that is as good as all: caches differ.
+	tellMost = 0.9
 	// meanKeep is what remains of a model's mean with each request.
 	meanKeep = 0.99
 )
@@ -51,6 +53,7 @@ type model struct {
 	words  atomic.Uint64 // float64: tokens of an answer for each that its text was taken for
 	whole  atomic.Int64  // answers that the means have taken in
 	prompt atomic.Uint64 // float64: tokens of a prompt that nobody had cached, in the mean
+	cached atomic.Uint64 // float64: those that the worker had
 	out    atomic.Uint64 // float64: tokens of an answer, in the mean
 	priors atomic.Uint64 // rate and step of a worker that nothing is known of
 	short  atomic.Pointer[[]int32]
@@ -156,18 +159,55 @@ func (m *model) tend(now time.Duration, c *Config) {
 		k.complete()
 		m.market.Store(k)
 	}
-	rates, steps := make([]float64, 0, len(k.endpoints)), make([]float64, 0, len(k.endpoints))
+	n := len(k.endpoints)
+	rates, steps, told := make([]float64, 0, n), make([]float64, 0, n), make([]float64, n)
 	for i := range k.endpoints {
-		if rate, step, sampled := k.endpoints[i].speed.settle(now); sampled {
+		e := &k.endpoints[i]
+		rate, step, share, sampled := e.speed.settle(now)
+		if told[i] = share; sampled {
 			rates, steps = append(rates, rate), append(steps, step)
 		}
-		k.endpoints[i].speed.demand.fade(now)
+		e.speed.demand.fade(now)
 	}
+	m.compare(k, told)
 	if len(rates) > 0 {
 		m.priors.Store(pack(middle(rates), middle(steps)))
 	}
 	if len(k.endpoints) > scanMax {
 		m.shorten(now, k, c)
+	}
+}
+
+// compare says of each endpoint how dear its cached tokens make it: what it bills for the mean request, by what that would be
+// at the market's usual discount. Conversations would else pay any price for what is cached of them. Told is which part of what
+// was promised each told to be cached: who tells less than others bills the rest in full.
+func (m *model) compare(k *market, told []float64) {
+	if len(told) == 0 {
+		return
+	}
+	enough := tellMost * middle(slices.Clone(told))
+	each, discounts := make([]float64, len(told)), make([]float64, 0, len(told))
+	for i := range k.endpoints {
+		e := &k.endpoints[i]
+		if each[i] = e.cached; told[i] < enough {
+			each[i] = e.in - (e.in-e.cached)*told[i]/enough
+		}
+		if e.in > 0 {
+			discounts = append(discounts, each[i]/e.in)
+		}
+	}
+	discount := 1.0
+	if len(discounts) > 0 {
+		discount = middle(discounts)
+	}
+	fresh, cached, out := m.promptMean(), math.Float64frombits(m.cached.Load()), math.Float64frombits(m.out.Load())
+	for i := range k.endpoints {
+		e := &k.endpoints[i]
+		rest, dearer := fresh*e.in+out*e.out, 1.0
+		if usual := rest + cached*e.in*discount; usual > 0 {
+			dearer = (rest + cached*each[i]) / usual
+		}
+		e.speed.dearer.Store(math.Float64bits(dearer))
 	}
 }
 

@@ -18,7 +18,7 @@ const (
 	alike = 1.05
 	// explore is how many picks in a thousand may go to a worker that is not known well, if it promises at most exploreMost
 	// times the best score.
-	explore     = 10
+	explore     = 30
 	exploreMost = 3.0
 	// exploreFrom is the first pick of a model that may explore: before it all are unknown, and get their turn anyway.
 	exploreFrom = 100
@@ -70,6 +70,7 @@ type scan struct {
 	removed [Reasons]uint16
 	seen    int
 	strayed bool // it explored
+	probe   time.Duration
 }
 
 // query prepares what is the same for all endpoints.
@@ -321,10 +322,15 @@ func (s *scan) claim(e *endpoint) bool {
 		e.live.inflight.Add(-1)
 		return false
 	}
-	if open := e.speed.open.Load(); open != 0 && open <= int64(s.now) && !e.speed.open.CompareAndSwap(open, int64(s.now+probeMax)) {
+	open := e.speed.open.Load()
+	if open == 0 || open > int64(s.now) {
+		return true
+	}
+	if !e.speed.open.CompareAndSwap(open, int64(s.now+probeMax)) {
 		e.live.inflight.Add(-1)
 		return false
 	}
+	s.probe = s.now + probeMax
 	return true
 }
 
@@ -374,18 +380,20 @@ func (t *table) lease(s *scan, place int, l *Grant) {
 	fresh := int64(max(s.tokens-b.cached, 0))
 	l.Worker, l.Offer, l.Price, l.handle = e.worker.id, e.offer, e.price, e.worker.handle
 	l.table, l.model, l.live, l.speed = t, s.model, e.live, e.speed
-	l.sent, l.work, l.fresh, l.ttft, l.total = s.now, b.work, fresh, b.ttft, b.total
+	l.sent, l.work, l.cold, l.timed = s.now, b.work, b.work+b.cached, math.NaN()
+	l.fresh, l.ttft, l.total = fresh, b.ttft, b.total
 	l.tenant, l.bytes, l.beside = s.Tenant, s.Bytes, beside
 	for i := range s.nhits {
 		if s.hits[i].Holder == e.holder {
 			l.promised, l.age = s.promised(&s.hits[i]), s.hits[i].Age
 		}
 	}
+	l.probe = s.probe
 	l.queued = float64(beside+e.live.others.Load()) >= e.slots
 	e.live.pending.Add(fresh)
 	e.live.used.Store(int64(s.now))
 	if len(s.Prefix) > 0 {
-		t.index.Add(e.holder, s.Prefix)
+		l.blocks, l.mark = s.Prefix, t.index.Add(e.holder, s.Prefix)
 	}
 }
 

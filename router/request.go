@@ -99,7 +99,7 @@ type Request struct {
 	Home uint64
 	// History tells that the request continues a conversation.
 	History bool
-	// Prefix has the prompt's blocks, nil if unknown.
+	// Prefix has the prompt's blocks, nil if unknown. They must stay until the lease is released.
 	Prefix []prefix.Block
 	// Bytes is the length of the prompt's text.
 	Bytes int64

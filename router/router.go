@@ -200,17 +200,19 @@ func (t *table) leave(now time.Duration, w *worker) {
 // publish brings the markets up to date in which a worker was or is. The caller holds mu.
 func (t *table) publish(old, next *worker) {
 	changed := map[string]bool{}
-	var capacity int64
 	for _, w := range []*worker{old, next} {
 		if w == nil {
 			continue
 		}
 		for i := range w.sheet.Offers {
 			changed[w.sheet.Offers[i].Model] = true
-			capacity = max(capacity, int64(w.sheet.Offers[i].Capacity))
 		}
 	}
 	if next != nil {
+		var capacity int64
+		for i := range next.sheet.Offers {
+			capacity = max(capacity, int64(next.sheet.Offers[i].Capacity))
+		}
 		next.live.offers(capacity)
 	}
 	models := *t.models.Load()

@@ -7,13 +7,14 @@ import (
 
 // Weight is what one sort of caller cares about. The score of an endpoint is, lower is better,
 //
-//	J = [Price * P/P_ref + Second * (First*ttft + decode + Imposed*imposed + Anew*anew)] / (1 - failures)^1.5
+//	J = [Price * P/P_ref * dearer + Second * (First*ttft + decode + Imposed*imposed + Anew*anew)] / (1 - failures)^1.5
 //
 //	ttft    = base + wait + (queued + new) / rate
 //	decode  = out * step * (1 + slope*(beside+1))
 //	imposed = beside * (new/rate + out*step*slope/2)          seconds that it costs the others there
 //	anew    = new / typical rate                              seconds of some machine, and of what its cache held
 //	P       = new*in + cached*cached_price + out*out_price    P_ref: the same at the market's median prices
+//	dearer  = what it bills for the mean request, by what that would be if it billed cached tokens as the median worker does
 //
 // wait is for prompts before it, and for a slot, beside the requests that run there. anew is what keeps conversations where they are: a prompt that
 // is read a second time elsewhere costs its place in a second cache, and whoever had that place reads anew in turn. Under
@@ -77,11 +78,13 @@ type query struct {
 type bid struct {
 	score  float64
 	price  float64 // nanoTON
+	part   float64 // of the score, for the price
 	wait   float64 // seconds until those before it are read and a slot is free
 	ttft   float64 // seconds, the wait among them
 	total  float64 // seconds, to the last token
 	work   float64 // prompt tokens before and in the request
 	cached float64 // tokens
+	worth  float64 // what is asked by what the machine's speed is worth, both by the median worker's
 }
 
 // reference works out what the median worker asks for the request.
@@ -112,14 +115,24 @@ func (q *query) bid(e *endpoint, cached float64, b *bid) {
 		beside = e.slots - 1
 	}
 	b.ttft = math.Float64frombits(e.speed.base.Load()) + b.wait + prefill
-	b.price = fresh*e.in + cached*e.cached + q.out*e.out
+	b.price = fresh*e.in + q.out*e.out
+	dearer := math.Float64frombits(e.speed.dearer.Load())
+	b.worth = e.dear * dearer * min(1, step*q.worth)
+	if cached > 0 {
+		if e.speed.hides.Load() {
+			b.price += cached * e.in
+		} else {
+			b.price += cached * e.cached
+		}
+	}
 	answer := q.out * step
 	decode := answer * (1 + slope*(beside+1))
 	b.total = b.ttft + decode
 	imposed := beside * (prefill + answer*slope/2)
 	seconds := q.weight.First*b.ttft + decode + q.weight.Imposed*imposed + q.anew*fresh
-	b.score = (q.weight.Second*seconds + q.pricing*b.price) * toll
-	b.score *= q.over(e.dear * min(1, step*q.worth))
+	b.part = q.pricing * b.price * dearer
+	b.score = (q.weight.Second*seconds + b.part) * toll
+	b.score *= q.over(b.worth)
 	if e.live.silent.Load() {
 		b.score *= silenceToll
 	}

@@ -128,10 +128,8 @@ func (p *marketPrinter) model(m *offer.ModelMarket) error {
 		fmt.Fprintf(p.w, "; by the price of output you are number %d of %d, 1 being the cheapest", m.Rank, m.Workers)
 	}
 	fmt.Fprintln(p.w)
-	if m.YourTTFT > 0 || m.YourSpeed > 0 {
-		fmt.Fprintf(p.w, "  speed: first token after %s (the median worker: %s), then %s tokens a second (%s)\n",
-			known(m.YourTTFT, " ms"), known(m.MedianTTFT, " ms"), known(m.YourSpeed, ""), known(m.MedianSpeed, ""))
-	}
+	fmt.Fprintf(p.w, "  first token after: %s; the median worker's: %s\n", known(m.YourTTFT, " ms"), known(m.MedianTTFT, " ms"))
+	fmt.Fprintf(p.w, "  tokens a second: %s; the median worker's: %s\n", known(m.YourSpeed, ""), known(m.MedianSpeed, ""))
 	if err := p.prices(m); err != nil {
 		return err
 	}
@@ -147,6 +145,10 @@ func (p *marketPrinter) prices(m *offer.ModelMarket) error {
 	}
 	row("the lowest of all", m.Lowest, "-", "-")
 	row("the median of all", m.Median, "-", "-")
+	if m.Considered == 0 { // nothing is known of other prices, nor of this one
+		row("you, as it is", m.Ask, "-", "-")
+		return w.Flush()
+	}
 	points := slices.DeleteFunc(slices.Clone(m.At), func(a offer.PricePoint) bool { return a.PPM == onePPM })
 	points = append(points, offer.PricePoint{PPM: onePPM, Won: m.Won})
 	slices.SortFunc(points, func(a, b offer.PricePoint) int { return cmp.Compare(a.PPM, b.PPM) })
@@ -178,6 +180,8 @@ func (p *marketPrinter) advise(m *offer.ModelMarket) error {
 	switch {
 	case m.Ask == offer.Price{}:
 		fmt.Fprintln(p.w, "  you give it away")
+	case m.Considered == 0:
+		fmt.Fprintf(p.w, "  what other prices would win is %s\n", unmeasured)
 	case m.Considered < sampleMin:
 		fmt.Fprintf(p.w, "  %s could have come here, of a sample: too few to go by\n", many(m.Considered, "request"))
 	case !ok:
@@ -218,17 +222,15 @@ func percent(ppm int64) string {
 }
 
 // ratio is a part of a whole in percent.
-func ratio(part, whole int64) string {
-	if whole == 0 {
-		return "?"
-	}
-	return percent(part * onePPM / whole)
-}
+func ratio(part, whole int64) string { return percent(part * onePPM / whole) }
+
+// unmeasured stands for a figure that is not known.
+const unmeasured = "not measured yet"
 
 // known is a figure, or that it is not known.
 func known(n int64, unit string) string {
 	if n == 0 {
-		return "?"
+		return unmeasured
 	}
 	return fmt.Sprintf("%d%s", n, unit)
 }

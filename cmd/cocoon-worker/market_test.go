@@ -55,7 +55,8 @@ const golden = `gateway gw.example.com:8443, the last 60 minutes, told 2 minutes
 llama3.2:3b
   demand: 12.3k requests, 4.5M tokens in, 999 out; offered by 7 workers
   you: 12.3 % of the requests; by the price of output you are number 3 of 7, 1 being the cheapest
-  speed: first token after 230 ms (the median worker: 310 ms), then 45 tokens a second (?)
+  first token after: 230 ms; the median worker's: 310 ms
+  tokens a second: 45; the median worker's: not measured yet
   FOR A MILLION TOKENS  IN        CACHED     OUT       WON   EARNED
   the lowest of all     0.04 TON  0.004 TON  0.09 TON  -     -
   the median of all     0.05 TON  0.01 TON   0.15 TON  -     -
@@ -80,6 +81,37 @@ func TestMarketGolden(t *testing.T) {
 	}
 	if b.String() != golden {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), golden)
+	}
+}
+
+// TestMarketUnmeasured: before anything was measured the page says so in words, and has no rows of nothing.
+func TestMarketUnmeasured(t *testing.T) {
+	m := aMarket()
+	m.Models = m.Models[4:]
+	one := &m.Models[0]
+	one.Considered, one.Won, one.YourTTFT, one.MedianTTFT, one.YourSpeed = 0, 0, 0, 0, 0
+	for i := range one.At {
+		one.At[i].Won = 0
+	}
+	if err := m.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	p := marketPrinter{w: &b, now: time.Now(), asks: func(string) offer.Price { return one.Ask }}
+	if err := p.print([]worker.GatewayMarket{{Gateway: "a:1", Market: m}}); err != nil {
+		t.Fatal(err)
+	}
+	_, got, _ := strings.Cut(b.String(), "cheapest\n")
+	const want = `  first token after: not measured yet; the median worker's: not measured yet
+  tokens a second: not measured yet; the median worker's: not measured yet
+  FOR A MILLION TOKENS  IN        CACHED     OUT       WON  EARNED
+  the lowest of all     0.04 TON  0.004 TON  0.09 TON  -    -
+  the median of all     0.05 TON  0.01 TON   0.15 TON  -    -
+  you, as it is         0.05 TON  0.01 TON   0.15 TON  -    -
+  what other prices would win is not measured yet
+`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 

@@ -222,6 +222,12 @@ func (x *Index) fresh(w word, found []Hit) bool {
 	return x.holder(h).has(w)
 }
 
+// Mark is what an Add noted, for TakeBack. The zero Mark is nothing.
+type Mark struct {
+	stamp uint64
+	had   int // how many of the blocks h had before
+}
+
 // Add says that h computed the prompt of these blocks, or will: they are in its cache now, and are its youngest. It
 // takes all blocks from the prompt's first, as Hash gives them. What is beyond the size of h's cache is left out, and so
 // is everything while h has no size.
@@ -232,17 +238,17 @@ func (x *Index) fresh(w word, found []Hit) bool {
 // can't say whom, so it goes on by their share of the cache. This is right on the average: a cache that is visited in
 // turns falls out exactly when a round of turns is larger than the cache, and a beginning that all prompts share pushes
 // nobody. A clock that stands still then would keep what is long gone; one that goes on by one would lose it early.
-func (x *Index) Add(h Holder, blocks []Block) {
+func (x *Index) Add(h Holder, blocks []Block) Mark {
 	o := x.holder(h)
 	if o == nil {
-		return
+		return Mark{}
 	}
 	size := o.size.Load()
 	blocks = blocks[:min(len(blocks), BlocksMax, int(size/unit))]
 	if len(blocks) == 0 {
-		return
+		return Mark{}
 	}
-	advance, missing := x.survey(h, o, size, blocks)
+	advance, missing, had := x.survey(h, o, size, blocks)
 	stamp := o.clock.Add(advance)
 	install := x.installs.Load()
 	if missing > 0 {
@@ -251,11 +257,25 @@ func (x *Index) Add(h Holder, blocks []Block) {
 	for i, b := range blocks {
 		x.put(b, pack(h, stamp-uint64(i)*unit), (install-uint64(i))>>x.shift&ageMask)
 	}
+	return Mark{stamp, had}
 }
 
-// survey says by how much h's clock goes on when it gets the blocks, and how many of them have no slot yet. size is
-// h's, and not 0.
-func (x *Index) survey(h Holder, o *holder, size uint64, blocks []Block) (advance, missing uint64) {
+// TakeBack says that h did not compute the prompt after all that an Add of these blocks told of. What it had before stays, and
+// so does what another Add told of since. The clock is not put back: a few of h's oldest blocks may be missed.
+func (x *Index) TakeBack(h Holder, blocks []Block, m Mark) {
+	if m.stamp == 0 {
+		return
+	}
+	for i := m.had; i < min(len(blocks), BlocksMax); i++ {
+		if slot := x.lookup(blocks[i]); slot >= 0 {
+			x.unname(slot, pack(h, m.stamp-uint64(i)*unit))
+		}
+	}
+}
+
+// survey says by how much h's clock goes on when it gets the blocks, how many of them have no slot yet, and how many h has.
+// size is h's, and not 0.
+func (x *Index) survey(h Holder, o *holder, size uint64, blocks []Block) (advance, missing uint64, had int) {
 	added, pushed := uint64(0), uint64(0)
 	known, place := false, uint64(0) // of the block behind: who has that one has this one too, and younger
 	for i := len(blocks) - 1; i >= 0; i-- {
@@ -264,7 +284,7 @@ func (x *Index) survey(h Holder, o *holder, size uint64, blocks []Block) (advanc
 			missing++
 		} else if _, w := x.ways[slot].placeOf(h); w != 0 {
 			if at := o.place(w); at < size {
-				known, place = true, at
+				known, place, had = true, at, max(had, i+1)
 			}
 		}
 		switch {
@@ -277,7 +297,7 @@ func (x *Index) survey(h Holder, o *holder, size uint64, blocks []Block) (advanc
 			// So it counts as one that is used all the time, which pushes nobody.
 		}
 	}
-	return added*unit + pushed*unit/size, missing
+	return added*unit + pushed*unit/size, missing, had
 }
 
 // Resize says how many blocks h's cache keeps. Older ones don't count any more. It is 0 until it is said. A size that

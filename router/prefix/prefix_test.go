@@ -383,3 +383,42 @@ func FuzzHash(f *testing.F) {
 		}
 	})
 }
+
+// TestTakeBack: what an Add told of is gone again, but for what the holder had before, or was told to have since.
+func TestTakeBack(t *testing.T) {
+	x := prefix.New(prefix.Config{Slots: 1 << 10})
+	x.Resize(1, 100)
+	blocks := x.Hash(nil, 0, make([]byte, 8*prefix.BlockBytes))
+	has := func() int {
+		var hits [4]prefix.Hit
+		if x.Find(blocks, hits[:]) == 0 {
+			return 0
+		}
+		return hits[0].Blocks
+	}
+	x.TakeBack(1, blocks, prefix.Mark{})
+	m := x.Add(1, blocks)
+	if x.TakeBack(1, blocks, m); has() != 0 {
+		t.Errorf("%d blocks are left", has())
+	}
+	x.Add(1, blocks[:3])
+	m = x.Add(1, blocks)
+	if x.TakeBack(1, blocks, m); has() != 3 {
+		t.Errorf("%d blocks are left of those from before, want 3", has())
+	}
+	m = x.Add(1, blocks)
+	x.Add(1, blocks[:6])
+	if x.TakeBack(1, blocks, m); has() != 6 {
+		t.Errorf("%d blocks are left of those that were told of since, want 6", has())
+	}
+	if x.TakeBack(1, blocks, m); has() != 6 {
+		t.Errorf("%d blocks are left after it was taken back twice", has())
+	}
+	m = x.Add(1, blocks)
+	x.Forget(1)
+	x.TakeBack(1, blocks, m)
+	x.TakeBack(9, blocks, m)
+	if m := x.Add(9, blocks); m != (prefix.Mark{}) || has() != 0 {
+		t.Errorf("a holder without a size has %v", m)
+	}
+}

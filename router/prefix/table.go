@@ -116,6 +116,9 @@ func victim(tags *line) (way int, was uint64) {
 func (x *Index) name(slot int, b Block, w word) {
 	l := &x.ways[slot]
 	place, was := l.placeOf(w.holder())
+	if was == 0 {
+		place, was = l.free(place)
+	}
 	if place < 0 {
 		place, was = x.mostWorn(l)
 	}
@@ -127,6 +130,16 @@ func (x *Index) name(slot int, b Block, w word) {
 	}
 }
 
+// unname takes a word out of a slot, if it is there as it was put.
+func (x *Index) unname(slot int, w word) {
+	l := &x.ways[slot]
+	for i := range l {
+		if l[i].CompareAndSwap(uint64(w), uint64(gone)) {
+			return
+		}
+	}
+}
+
 // placeOf is where a holder's word is in a slot, or else the first empty place, and what is there; -1 if all are others'.
 func (l *line) placeOf(h Holder) (place int, is word) {
 	for i := range l {
@@ -135,6 +148,18 @@ func (l *line) placeOf(h Holder) (place int, is word) {
 		}
 	}
 	return -1, 0
+}
+
+// free is a place of a word that was taken back, or else the given empty one.
+func (l *line) free(empty int) (place int, is word) {
+	for i := range l {
+		if w := word(l[i].Load()); w == gone {
+			return i, w
+		} else if w == 0 {
+			break
+		}
+	}
+	return empty, 0
 }
 
 // mostWorn is the place of a full slot whose holder lost the block, or will lose it first.

@@ -37,6 +37,7 @@ type engine struct {
 	making  int32   // requests that do
 
 	busy, hung bool
+	forgets    bool // it keeps no prompts
 	gen        uint32
 	seg        segment
 }
@@ -168,6 +169,9 @@ func (e *engine) cached(r *request) int32 {
 }
 
 func (e *engine) keep(r *request, tokens int32) {
+	if e.forgets {
+		return
+	}
 	e.cache.put(^r.group, r.sys, e.cacheRoom(), nil)
 	e.cache.put(r.session, tokens, e.cacheRoom(), nil)
 }

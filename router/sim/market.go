@@ -66,6 +66,8 @@ type worker struct {
 	lieLoad  bool
 	lieRoom  bool
 	bait     bool
+	mute     bool // tells no cached tokens
+	mumbles  bool // tells half of them
 
 	revenue float64
 	tokens  int64
@@ -110,10 +112,10 @@ func (w *world) populate() {
 			c, speedF, priceF = 2, 1, 1
 		}
 		k := kinds[c]
-		e := engine{speed: k.speed * speedF, slowdown: 1, slots: k.slots, kv: k.kv, room: 2 * k.slots, cache: newLRU()}
+		e := engine{speed: k.speed * speedF, slowdown: 1, slots: k.slots, kv: k.kv, room: 2 * k.slots, cache: newLRU(), forgets: w.cfg.Uncached}
 		w.engines = append(w.engines, e)
 		w.workers = append(w.workers, worker{
-			engine: i, class: c, region: int32(rng.IntN(regions)), price: priceAt(k.speed, priceF), present: true,
+			engine: i, class: c, region: int32(rng.IntN(regions)), price: priceAt(k.speed, priceF), present: true, mute: w.cfg.Mute,
 		})
 	}
 	for _, l := range w.cfg.Liars {
@@ -156,6 +158,12 @@ func (w *world) addLiar(l Liar) {
 		x.bait = true
 	case LieNoneButDear:
 		x.dear = true
+	case LieCached:
+		x.mute = true
+	case LieCachedHalf:
+		x.mumbles = true
+	case LieNoneButFull:
+		x.price.Cached = x.price.In
 	case LieIdentities:
 		x.machine = fmt.Sprintf("chip-%d", l.Worker)
 		for range l.Count - 1 {
@@ -211,6 +219,17 @@ func (w *world) report(i int32) bool {
 	s.Version++
 	x.sheet = &s
 	return true
+}
+
+// tells is how many cached tokens of a prompt the worker says that there were.
+func (x *worker) tells(cached int32) int32 {
+	switch {
+	case x.mute:
+		return 0
+	case x.mumbles:
+		return cached / 2
+	}
+	return cached
 }
 
 // cost is what a usage costs at a price, nanoTON: exact money is billing's business, this is for averages.

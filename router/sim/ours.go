@@ -78,7 +78,7 @@ func (o *ours) release(w *world, a *attempt, outcome router.Outcome) {
 	d := router.Done{Outcome: outcome}
 	if outcome == router.Served {
 		r := w.requests.at(a.req)
-		d.In, d.Cached, d.Out = int64(r.prompt), int64(r.prompt-a.need), int64(r.out)
+		d.In, d.Cached, d.Out = int64(r.prompt), int64(w.workers[a.worker].tells(r.prompt-a.need)), int64(r.out)
 	}
 	o.leases[a.choice.lease].Release(clock(w.now), d)
 	o.free = append(o.free, a.choice.lease)

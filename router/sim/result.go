@@ -84,8 +84,9 @@ func (s *Result) serve(w *world, r *request, a *attempt) {
 		}
 	}
 	cached := r.prompt - a.need
-	c := cost(a.choice.price, float64(a.need), float64(cached), float64(r.out))
 	x := &w.workers[a.worker]
+	told := x.tells(cached)
+	c := cost(a.choice.price, float64(r.prompt-told), float64(told), float64(r.out))
 	if !s.measured(r.at) {
 		return
 	}
@@ -131,6 +132,7 @@ type Summary struct {
 	// How well ours predicts: the median of promised by measured for the first token and for a token's time, how far off half
 	// of them are (as a factor), and tokens promised as cached by those that were.
 	FirstBias, FirstOff, StepBias, StepOff, CachedBias float64
+	Promised                                           float64 // part of the prompts' tokens that was promised as cached
 }
 
 // Summarize is the summary of a result; only samples that keep is true for count for times and cost, nil keeps all.
@@ -167,7 +169,7 @@ func (s *Result) Summarize(keep func(*Sample) bool) Summary {
 
 func (s *Result) predictions(m *Summary) {
 	var first, step []float64
-	var promised, found float64
+	var promised, found, in float64
 	for i := range s.Samples {
 		x := &s.Samples[i]
 		if x.Promised.Step <= 0 || x.Out < 20 {
@@ -175,6 +177,7 @@ func (s *Result) predictions(m *Summary) {
 		}
 		first = append(first, math.Log(float64(x.Promised.First/x.FromSent)))
 		step = append(step, math.Log(float64(x.Promised.Step*float32(x.Out-1)/(x.Total-x.First))))
+		in += float64(x.In)
 		promised += float64(x.Promised.Cached)
 		found += float64(x.Cached)
 	}
@@ -183,7 +186,7 @@ func (s *Result) predictions(m *Summary) {
 	}
 	m.FirstBias, m.FirstOff = spread(first)
 	m.StepBias, m.StepOff = spread(step)
-	m.CachedBias = promised / max(found, 1)
+	m.CachedBias, m.Promised = promised/max(found, 1), promised/in
 }
 
 // spread is the median of logarithms as a factor, and the factor that half of them are within of 1.
@@ -281,7 +284,7 @@ func (s *Summary) fields() []*float64 {
 		&s.First50, &s.First95, &s.First99, &s.Total50, &s.Total99, &s.Demanded, &s.Tokens, &s.Goodput, &s.Cost, &s.Hit,
 		&s.J, &s.TotalMean,
 		&s.Shed, &s.Failed, &s.Retried, &s.Moved, &s.Jain, &s.Starved, &s.FirstBias,
-		&s.FirstOff, &s.StepBias, &s.StepOff, &s.CachedBias,
+		&s.FirstOff, &s.StepBias, &s.StepOff, &s.CachedBias, &s.Promised,
 	}
 }
 

@@ -24,6 +24,10 @@ const (
 	LieIdentities            // is Count workers on one machine
 	// LieNoneButDear is none: always five times the price, to compare LieBait with.
 	LieNoneButDear
+	LieCached     // never tells what it has cached: that is billed as if it had been read
+	LieCachedHalf // tells half of it
+	// LieNoneButFull is none: it asks as much for cached tokens as for others, to compare LieCached with.
+	LieNoneButFull
 )
 
 // Liar is a worker that cheats from the start.
@@ -70,6 +74,8 @@ type Config struct {
 	Sort     router.Sort
 	Mixed    bool // a fifth of the requests is :floor, a fifth :nitro
 	Equal    bool // all GPUs and prices are the same
+	Mute     bool // no engine tells what it has cached: all of a prompt is billed in full
+	Uncached bool // no engine keeps prompts
 	Liars    []Liar
 	Script   []Step
 	Weights  router.Weights

@@ -307,6 +307,82 @@ func TestOverchargingDoesNotPay(t *testing.T) {
 	}
 }
 
+// TestHidingDoesNotPay: who does not tell what it had cached, so that it is billed as if it had been read, earns no more than
+// who tells; nor does who asks as much for cached tokens as for others.
+func TestHidingDoesNotPay(t *testing.T) {
+	long(t)
+	const liar = 5
+	earned := func(lies ...Lie) (sum float64) {
+		for seed := range uint64(seeds) {
+			c := market(seed + 1)
+			c.Equal, c.Policy = true, Ours
+			c.Load = LoadAt(c.Seed, capacityOf(t, Config{Seed: 1, Workers: c.Workers, Equal: true}), 0.6)
+			for _, l := range lies {
+				c.Liars = append(c.Liars, Liar{Worker: liar, Lie: l})
+			}
+			r, err := Run(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += r.Shares[liar].Revenue
+		}
+		return sum
+	}
+	fair := earned()
+	for name, lie := range map[string]Lie{
+		"tells of no cached token": LieCached, "tells of half": LieCachedHalf, "asks the full price for them": LieNoneButFull,
+	} {
+		e := earned(lie)
+		t.Logf("who %s earns %.2f times as much", name, e/fair)
+		if e > gainLimit*fair {
+			t.Errorf("who %s earns %.2f times as much", name, e/fair)
+		}
+	}
+}
+
+// engines runs markets whose engines are not as others.
+func engines(t *testing.T, change func(*Config)) Summary {
+	t.Helper()
+	var all []Summary
+	for seed := range uint64(seeds) {
+		c := market(seed + 1)
+		c.Load = LoadAt(c.Seed, capacityOf(t, c), 0.6)
+		change(&c)
+		r, err := Run(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, r.Summarize(nil))
+	}
+	return Mean(all)
+}
+
+// TestMuteEngines: where no engine tells what it had cached, conversations stay where their prompts are as they do elsewhere.
+func TestMuteEngines(t *testing.T) {
+	long(t)
+	tell := engines(t, func(*Config) {})
+	mute := engines(t, func(c *Config) { c.Mute = true })
+	t.Logf("cached %.2f of the prompts, %.2f where engines don't tell; end p50 %.2f and %.2f, TTFT p99 %.2f and %.2f", tell.Hit, mute.Hit,
+		tell.Total50, mute.Total50, tell.First99, mute.First99)
+	if mute.Hit < 0.95*tell.Hit || mute.Total50 > 1.1*tell.Total50 || mute.First99 > 1.25*tell.First99 {
+		t.Error("engines that don't tell what they have cached are served worse")
+	}
+}
+
+// TestCachelessEngines: of engines that keep no prompts none is expected, so that it costs no detours to go back to them.
+func TestCachelessEngines(t *testing.T) {
+	long(t)
+	lazy := func(c *Config) { c.Uncached, c.Load = true, c.Load/2 }
+	s, best := engines(t, lazy), engines(t, func(c *Config) { lazy(c); c.Policy = LMetricRate })
+	t.Logf("expected to be cached: %.3f of the prompts; J %.2f, of LMetric / rate %.2f", s.Promised, s.J, best.J)
+	if s.Promised > 0.25 { // the noise of first tokens
+		t.Errorf("%.2f of the prompts are still taken for cached", s.Promised)
+	}
+	if s.J > best.J {
+		t.Errorf("J is %.2f, of LMetric / rate %.2f", s.J, best.J)
+	}
+}
+
 // TestEqualsShare: of workers that are equal none starves.
 func TestEqualsShare(t *testing.T) {
 	long(t)

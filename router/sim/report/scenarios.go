@@ -25,6 +25,9 @@ func attacks(o options, _ io.Writer) (string, error) {
 		{"bait and switch, 5 x the price", sim.LieBait},
 		{"(no lie: always 5 x the price)", sim.LieNoneButDear},
 		{"eight identities, one machine", sim.LieIdentities},
+		{"tells of no cached tokens", sim.LieCached},
+		{"tells of half of them", sim.LieCachedHalf},
+		{"(no lie: cached tokens at the full price)", sim.LieNoneButFull},
 	}
 	got := make([]sim.Attack, len(lies)*o.seeds)
 	err = parallel(o.jobs, len(got), func(i int) (err error) {
