@@ -41,11 +41,13 @@ type member struct {
 	*tunnel.Worker
 	result atomic.Pointer[attest.Result]  // of the last appraisal, which admitted it
 	keyset atomic.Pointer[receipt.Digest] // that it was appraised with; receipts name it
+	deal   atomic.Pointer[dealLine]       // the last one that it was told: hardly ever another
 	sheet  atomic.Pointer[offer.Sheet]    // its last one, with offers that were not attested, too
 	detach func()                         // ends the exchange of receipts
 	barred atomic.Pointer[error]          // why a new policy refuses it; its session ends at its next turn
 	relay  channel.Batcher                // its evidence for clients
 	deaf   atomic.Bool                    // it takes nothing about demand
+	names  []string                       // its ID as a header's value, which all answers share
 }
 
 // holds tells whether the worker may be given work.
@@ -98,7 +100,7 @@ func (a *appraiser) all() []*member {
 
 // admit makes a member of a worker that was appraised for the first time.
 func (a *appraiser) admit(w *tunnel.Worker, p *proved, detach func()) {
-	m := &member{Worker: w, detach: detach}
+	m := &member{Worker: w, detach: detach, names: []string{router.ID(w.ID()).String()}}
 	m.result.Store(p.result)
 	m.keyset.Store(&p.keyset)
 	m.relay = channel.Batcher{Make: unbound(w.Evidence), Gap: relayGap, Max: relayMax}

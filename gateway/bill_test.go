@@ -228,7 +228,11 @@ func TestBadReceipts(t *testing.T) {
 			_, key, _ := ed25519.GenerateKey(nil)
 			honest(nil)(w, r, &payee{p.id, key, p.keyset})
 		})
-		refused(t, n.ask(askWhole), http.StatusBadGateway)
+		// Signatures are looked at when receipts are settled, many at once: the answer is a gift then.
+		resp := n.ask(askWhole)
+		if answer := text(t, resp); resp.StatusCode != http.StatusOK {
+			t.Errorf("status %d: %s", resp.StatusCode, answer)
+		}
 		if got := n.spent(nanoton.PerTON); got != 0 {
 			t.Errorf("it cost %d nanoTON", got)
 		}
@@ -357,7 +361,7 @@ func TestUsage(t *testing.T) {
 	want := "model,user,requests,input_tokens,cached_tokens,output_tokens,reasoning_tokens,cost_nanoton,cost_ton\n" +
 		"m,ann,1,3,0,1,0,7,0.000000007\nm,bob,1,3,0,1,0,7,0.000000007\n"
 	var got string
-	for end := time.Now().Add(20 * time.Second); got != want; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(waitMax); got != want; time.Sleep(10 * time.Millisecond) {
 		if _, got = n.getKey("/cocoon/v1/usage?by=model,user&format=csv"); time.Now().After(end) {
 			t.Fatalf("usage\n%s\nwant\n%s", got, want)
 		}

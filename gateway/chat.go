@@ -21,9 +21,12 @@ import (
 //
 // While a stream is relayed the stack holds few and small frames, so that it fits 8 KiB: thousands of streams wait
 // there. That is why an attempt leaves its state in up and returns before the relay begins.
+//
+// Calls are used again, since they are large: nothing may point into one when its request is over.
 type call struct {
 	s     *Server
 	w     http.ResponseWriter
+	lines *lines // of the answer's headers
 	r     *http.Request
 	id    string
 	start time.Time
@@ -39,7 +42,7 @@ type call struct {
 	wish   wish.Wish        // and for the model at hand
 	asks   router.Cap       // the most that the caller pays, but for the key's cap
 	turn   int              // which of the models that the client names
-	blocks [32]prefix.Block // room for most prompts
+	blocks [16]prefix.Block // room for most prompts
 	want   router.Request   // what the router is asked for, with the workers that failed already
 	last   *failure         // the last attempt's
 
@@ -84,9 +87,20 @@ type failure struct {
 }
 
 // chat answers POST /v1/chat/completions.
-func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
-	c := &call{s: s, w: w, r: r, id: w.Header()[headerRequestID][0], start: time.Now()}
-	s.metrics.inflight.Inc()
+func (s *Server) chat(w http.ResponseWriter, r *http.Request, l *lines) {
+	c, ok := s.calls.Get().(*call)
+	if !ok {
+		c = new(call)
+	}
+	c.s, c.w, c.lines, c.r, c.id, c.start = s, w, l, r, w.Header()[headerRequestID][0], time.Now()
+	c.run()
+	*c = call{}
+	s.calls.Put(c) // not after a panic
+}
+
+// run serves the request.
+func (c *call) run() {
+	c.s.metrics.inflight.Inc()
 	defer c.close()
 	if c.accept() {
 		c.end(c.serve())
@@ -141,7 +155,6 @@ func (c *call) close() {
 		c.next.Release(c.s.clock(), router.Done{Outcome: router.Unused})
 	}
 	c.stream.close(c)
-	c.trail.drop(c.s)
 	c.body.close(&c.s.memory)
 	if c.key != nil {
 		c.key.Used(c.usage.Prompt+c.usage.Completion, c.guess)
@@ -224,7 +237,8 @@ func (c *call) leave(f *failure) {
 	end := attempted{failed: f, usage: c.usage}
 	done := c.counted(f)
 	end.cost, end.priced = c.closeBill(f)
-	c.trail.left(c.s, c.start, &c.up.lease.Grant, end)
+	now := c.s.clock()
+	c.trail.left(c.s, now, &c.up.lease.Grant, &end)
 	if f != nil {
 		done.Outcome = f.outcome
 		c.last = f
@@ -232,7 +246,7 @@ func (c *call) leave(f *failure) {
 		c.s.metrics.refused.WithLabelValues(f.reason).Inc()
 		c.logFailure(f, c.up.lease.Worker)
 	}
-	c.up.lease.Release(c.s.clock(), done)
+	c.up.lease.Release(now, done)
 	c.up.held = false
 	c.model.outcomes[done.Outcome].Inc()
 }
@@ -283,7 +297,7 @@ func (c *call) connect() *failure {
 		return errFault("connection", err)
 	}
 	c.up.conn = conn
-	c.up.keep = context.AfterFunc(c.r.Context(), func() { _ = conn.Net().Close() })
+	c.up.keep = afterDone(c.r.Context(), func() { _ = conn.Net().Close() })
 	c.sent = time.Now()
 	if c.parked != nil && !c.parked.against(conn.Net()) {
 		return errHedged()
@@ -292,7 +306,7 @@ func (c *call) connect() *failure {
 		c.s.metrics.overhead.Observe(c.sent.Sub(c.start).Seconds())
 		c.names()
 		if c.bill != nil {
-			c.w.Header()[headerReceipt] = []string{c.attemptID()}
+			c.lines.set(c.w.Header(), headerReceipt, c.attemptID())
 		}
 	}
 	c.stream.reset(c)
@@ -305,8 +319,16 @@ func (c *call) connect() *failure {
 // names says in the answer's headers who the worker is.
 func (c *call) names() {
 	h := c.w.Header()
-	h[headerWorker] = []string{c.up.lease.Worker.String()}
-	h[headerMode] = []string{c.s.mode(c.up.lease.Handle)}
+	h[headerWorker] = c.up.lease.Handle.names
+	h[headerMode][0] = c.s.mode(c.up.lease.Handle)
+}
+
+// afterDone is [context.AfterFunc]. The contexts that internal/front makes can do the same for a fraction of it.
+func afterDone(ctx context.Context, f func()) (stop func() bool) {
+	if own, ok := ctx.(interface{ AfterFunc(f func()) func() bool }); ok {
+		return own.AfterFunc(f)
+	}
+	return context.AfterFunc(ctx, f)
 }
 
 // ask sends the request and waits for the head of its answer.
@@ -346,9 +368,9 @@ func (c *call) await(err error) *failure {
 
 // end is what remains when the last attempt is over.
 func (c *call) end(f *failure) {
-	now := time.Now()
+	total := time.Since(c.start)
 	if c.model != nil {
-		c.model.duration.Observe(now.Sub(c.start).Seconds())
+		c.model.duration.Observe(total.Seconds())
 		c.model.usage(c.usage)
 	}
 	status := http.StatusOK
@@ -365,9 +387,9 @@ func (c *call) end(f *failure) {
 		status = f.err.Status
 		c.s.refuse(c.w, f.err)
 	}
-	c.trail.end(c.s, &ended{
-		id: c.id, account: c.key.Account(), asked: c.asked, mode: c.w.Header()[headerMode][0], finish: c.why, since: c.start,
-		first: c.first, streamed: c.head.Stream, failed: f, status: status, offered: c.offered,
+	c.trail.end(c.s, &c.up.lease.Grant, &ended{
+		id: c.id, account: c.key.Account(), asked: c.asked, mode: c.w.Header()[headerMode][0], finish: c.why,
+		since: c.start, total: total, first: c.first, streamed: c.head.Stream, failed: f, status: status, offered: c.offered,
 	})
 }
 

@@ -103,7 +103,11 @@ func TestBrokenStream(t *testing.T) {
 		"silence": func(w http.ResponseWriter, r *http.Request) { events(w, role, hello); <-r.Context().Done() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newNetwork(t, func(c *Config) { c.Limits.IdleTimeout = 300 * time.Millisecond })
+			n := newNetwork(t, func(c *Config) {
+				if name == "silence" {
+					c.Limits.IdleTimeout = 300 * time.Millisecond
+				}
+			})
 			var calls atomic.Int64
 			n.worker("w", 4, func(w http.ResponseWriter, r *http.Request) { calls.Add(1); handler(w, r) }, "m")
 			got := text(t, n.ask(askStream))
@@ -134,7 +138,11 @@ func TestFailover(t *testing.T) {
 		"silent": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newNetwork(t, func(c *Config) { c.Limits.FirstByteTimeout = 500 * time.Millisecond })
+			n := newNetwork(t, func(c *Config) {
+				if name == "silent" {
+					c.Limits.FirstByteTimeout = time.Second
+				}
+			})
 			n.worker("bad", 4, bad, "m")
 			wantID, _ := n.worker("good", 4, good, "m")
 			for i := range 4 {
@@ -215,7 +223,7 @@ func TestCancel(t *testing.T) {
 			select {
 			case at := <-ended:
 				t.Logf("the worker knew %s after the client left", at.Sub(left))
-			case <-time.After(5 * time.Second):
+			case <-time.After(waitMax / 2): // no time limit of the gateway's has passed
 				t.Fatal("the worker was not told")
 			}
 			n.until("the lease is released", func() bool { _, leases := n.server.table.Workers(); return leases == 0 })
@@ -304,7 +312,7 @@ func TestSlowBody(t *testing.T) {
 		defer conn.Close()
 		path, key, _ := strings.Cut(path, " ")
 		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 100\r\n\r\n{", path, key)
-		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(waitMax))
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			t.Fatal(err)

@@ -134,7 +134,7 @@ func (n *network) run(loop func(context.Context) error) (stop func()) {
 			if err != nil {
 				n.t.Errorf("a loop ended with %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(waitMax):
 			n.t.Error("a loop did not end")
 		}
 	})
@@ -191,10 +191,13 @@ func (n *network) join(name string, capacity int, handler http.HandlerFunc, mode
 	return identity.ID(), stop
 }
 
+// waitMax is when a test gives up: nothing that works takes so long, also on a busy machine.
+const waitMax = time.Minute
+
 // until waits for something to become true.
 func (n *network) until(what string, ok func() bool) {
 	n.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waitMax); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			n.t.Fatalf("waited in vain until %s; the gateway's log:\n%s", what, n.logs)
 		}

@@ -217,22 +217,29 @@ func viewGeneration(name string, g *market.Generation, late *receipt.Signed) gen
 		whole -= g.TTFT
 	}
 	v.GenerationTime = new(whole.Milliseconds())
+	for i := range g.Past {
+		v.add(&g.Past[i])
+	}
+	if g.Last.Model != "" {
+		v.add(&g.Last)
+	}
 	switch {
 	case g.Priced:
 		v.Cost = &g.Cost
-	case g.Tried > 0:
+	case v.Provider != "":
 		v.Note = "what it costs is not known here yet, or the gateway does not bill"
 	}
-	for i := range g.Attempts[:g.Tried] {
-		a := &g.Attempts[i]
-		v.Routing.Attempts = append(v.Routing.Attempts, viewAttempt(a))
-		v.Provider = a.Worker.String()
-		v.Routing.Cached.Predicted = 0
-		if p := a.Why.Picked; p >= 0 && p < min(a.Why.Tops, len(a.Why.Top)) {
-			v.Routing.Cached.Predicted = whole64(a.Why.Top[p].Cached)
-		}
-	}
 	return v
+}
+
+// add shows one attempt more.
+func (v *generationView) add(a *market.Attempt) {
+	v.Routing.Attempts = append(v.Routing.Attempts, viewAttempt(a))
+	v.Provider = a.Worker.String()
+	v.Routing.Cached.Predicted = 0
+	if p := a.Why.Picked; p >= 0 && p < min(a.Why.Tops, len(a.Why.Top)) {
+		v.Routing.Cached.Predicted = whole64(a.Why.Top[p].Cached)
+	}
 }
 
 func viewAttempt(a *market.Attempt) attemptView {

@@ -58,11 +58,11 @@ func TestGeneration(t *testing.T) {
 	var trail trail
 	first, second := pickOf(1, nil), pickOf(2, func(w *router.Why) { w.Explored = true })
 	trail.leased(s, first)
-	trail.left(s, since, first, attempted{failed: errFault("connection", nil), priced: true})
+	trail.left(s, s.clock(), first, &attempted{failed: errFault("connection", nil), priced: true})
 	trail.leased(s, second)
-	trail.left(s, since, second, attempted{usage: openai.Usage{Prompt: 1000, Cached: 600, Completion: 50, Reasoning: 5}, cost: 1050, priced: true})
-	trail.end(s, &ended{
-		id: name, account: n.defaultAccount().Ledger(), asked: "m:floor", mode: "simulated", finish: "stop", since: since,
+	trail.left(s, s.clock(), second, &attempted{usage: openai.Usage{Prompt: 1000, Cached: 600, Completion: 50, Reasoning: 5}, cost: 1050, priced: true})
+	trail.end(s, second, &ended{
+		id: name, account: n.defaultAccount().Ledger(), asked: "m:floor", mode: "simulated", finish: "stop", since: since, total: time.Since(since),
 		first: time.Second, streamed: true, status: 200,
 	})
 	status, text := n.getKey("/cocoon/v1/generation/" + name)
@@ -132,7 +132,7 @@ func TestGenerationWithoutWorker(t *testing.T) {
 	for offered, counted := range map[string]bool{"m": true, "": false} {
 		name := s.newRequestID()
 		var trail trail
-		trail.end(s, &ended{
+		trail.end(s, &router.Grant{}, &ended{
 			id: name, account: n.defaultAccount().Ledger(), asked: "m", since: time.Now(), status: 503, offered: offered,
 			failed: &failure{outcome: router.Served, reason: "no_worker", final: true, err: errBusy()},
 		})
@@ -161,8 +161,8 @@ func TestGenerationOddNumbers(t *testing.T) {
 		w.Tokens, w.Out, w.Reference, w.Tops, w.Picked, w.Sort = math.NaN(), math.Inf(1), -math.MaxFloat64, 200, 100, 77
 	})
 	trail.leased(n.server, l)
-	trail.left(n.server, time.Now(), l, attempted{failed: errClientGone()})
-	trail.end(n.server, &ended{id: name, account: n.defaultAccount().Ledger(), asked: "m", since: time.Now(), status: statusClientGone, failed: errClientGone()})
+	trail.left(n.server, n.server.clock(), l, &attempted{failed: errClientGone()})
+	trail.end(n.server, l, &ended{id: name, account: n.defaultAccount().Ledger(), asked: "m", since: time.Now(), status: statusClientGone, failed: errClientGone()})
 	status, text := n.getKey("/cocoon/v1/generation/" + name)
 	if g := decode[generationAnswer](t, text).Data; status != http.StatusOK || !g.Cancelled || g.Routing.Attempts[0].Outcome != "client_gone" {
 		t.Errorf("%d %s", status, text)
@@ -178,13 +178,11 @@ func TestGenerationFromReceipt(t *testing.T) {
 	text(t, resp)
 	s := n.server
 	for range 3 * market.GenerationsMax { // others push it out
-		g := s.market.kept.Begin()
 		id, err := clerk.RequestID(s.newRequestID())
 		if err != nil {
 			t.Fatal(err)
 		}
-		g.ID = market.RequestID(id[:])
-		s.market.kept.Keep(g)
+		s.market.kept.Keep(&market.Generation{ID: market.RequestID(id[:])})
 	}
 	var got string
 	n.until("the receipt is in the log", func() bool {
@@ -199,8 +197,8 @@ func TestGenerationFromReceipt(t *testing.T) {
 	var trail trail
 	l := pickOf(1, nil)
 	trail.leased(s, l)
-	trail.left(s, time.Now(), l, attempted{failed: errClientGone()})
-	trail.end(s, &ended{id: name, account: n.defaultAccount().Ledger(), asked: "m", since: time.Now(), status: statusClientGone, failed: errClientGone()})
+	trail.left(s, s.clock(), l, &attempted{failed: errClientGone()})
+	trail.end(s, l, &ended{id: name, account: n.defaultAccount().Ledger(), asked: "m", since: time.Now(), status: statusClientGone, failed: errClientGone()})
 	_, got = n.getKey("/cocoon/v1/generation/" + name)
 	if g := decode[generationAnswer](t, got).Data; g.Routing == nil || g.Cost == nil || *g.Cost != 4 || g.TokensPrompt != 3 {
 		t.Errorf("with the price that was held: %s", got)
@@ -236,8 +234,8 @@ func TestTrailAllocatesNothing(t *testing.T) {
 	one := func() {
 		var trail trail
 		trail.leased(s, l)
-		trail.left(s, since, l, attempted{usage: openai.Usage{Prompt: 10, Completion: 20}})
-		trail.end(s, &ended{id: name, account: account, asked: "m", since: since, first: time.Second, streamed: true, status: 200})
+		trail.left(s, s.clock(), l, &attempted{usage: openai.Usage{Prompt: 10, Completion: 20}})
+		trail.end(s, l, &ended{id: name, account: account, asked: "m", since: since, first: time.Second, streamed: true, status: 200})
 	}
 	one()
 	if n := testing.AllocsPerRun(2000, one); n > 0 {
@@ -254,7 +252,19 @@ func BenchmarkTrail(b *testing.B) {
 	for b.Loop() {
 		var trail trail
 		trail.leased(s, l)
-		trail.left(s, since, l, attempted{usage: openai.Usage{Prompt: 10, Completion: 20}})
-		trail.end(s, &ended{id: name, asked: "m", since: since, first: time.Second, streamed: true, status: 200})
+		trail.left(s, s.clock(), l, &attempted{usage: openai.Usage{Prompt: 10, Completion: 20}})
+		trail.end(s, l, &ended{id: name, asked: "m", since: since, first: time.Second, streamed: true, status: 200})
+	}
+}
+
+// TestTrailBounds: of a request that many workers failed the first and the last ones are kept.
+func TestTrailBounds(t *testing.T) {
+	var trail trail
+	for n := range byte(5) {
+		trail.started = time.Duration(n)
+		trail.failed(time.Duration(n), pickOf(n, nil), errFault("connection", nil))
+	}
+	if p := trail.past; len(p) != market.PastMax || trail.dropped != 2 || p[0].Started != 0 || p[1].Started != 3 || p[2].Worker != (router.ID{4}) {
+		t.Errorf("%d dropped, kept: %+v", trail.dropped, p)
 	}
 }

@@ -191,10 +191,11 @@ func (c *call) drop(f *failure) {
 	t := &c.trail
 	served, started := t.served, t.started
 	t.started = p.started
-	t.left(c.s, c.start, &p.up.lease.Grant, attempted{failed: f, priced: p.bill != nil})
+	now := c.s.clock()
+	t.left(c.s, now, &p.up.lease.Grant, &attempted{failed: f, priced: p.bill != nil})
 	t.served, t.started = served, started
 	c.s.metrics.refused.WithLabelValues(f.reason).Inc()
-	p.up.lease.Release(c.s.clock(), router.Done{Outcome: f.outcome})
+	p.up.lease.Release(now, router.Done{Outcome: f.outcome})
 	p.model.outcomes[f.outcome].Inc()
 }
 

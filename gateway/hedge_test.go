@@ -109,7 +109,7 @@ func TestHedge(t *testing.T) {
 					<-k.gone
 				default:
 					k.goOn <- what
-					time.Sleep(20 * time.Millisecond) // so that it comes before the next step
+					time.Sleep(100 * time.Millisecond) // so that it comes before the next step
 				}
 			}
 			n.checkHedge(<-got, tc.served, map[string]string{"1": first.id.String(), "2": second.id.String()})

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -54,14 +53,6 @@ func (c *call) need(l *router.Grant) (need, error) {
 	return n, err
 }
 
-// hasMedia tells whether a request may have parts that are no text. Looking for a quote is slow in JSON, so what hardly
-// any text has is looked for first.
-func hasMedia(body []byte) bool {
-	has := func(s string) bool { return bytes.Contains(body, []byte(s)) }
-	return has(`_url"`) && (has(`"image_url"`) || has(`"video_url"`) || has(`"audio_url"`)) ||
-		has(`_audio"`) && has(`"input_audio"`) || has(`"file"`)
-}
-
 func (n *need) setCeiling() (err error) {
 	n.ceiling, err = n.price.Ceiling(n.in, n.out)
 	return err
@@ -98,8 +89,24 @@ func (c *call) holdOnce(n *need) error {
 		c.key.Release(n.ceiling, 0)
 		return err
 	}
-	c.bill, c.terms = bill, "\r\n"+receipt.DealHeader+": "+t.Deal().String()
+	c.bill, c.terms = bill, c.up.lease.Handle.dealLine(t.Deal())
 	return nil
+}
+
+// dealLine is what a worker is told of a request's terms: a header's line, after the end of the one before.
+type dealLine struct {
+	deal receipt.Deal
+	text string
+}
+
+// dealLine is that of a deal with this worker.
+func (m *member) dealLine(d receipt.Deal) string {
+	if last := m.deal.Load(); last != nil && last.deal == d {
+		return last.text
+	}
+	line := &dealLine{d, "\r\n" + receipt.DealHeader + ": " + d.String()}
+	m.deal.Store(line)
+	return line.text
 }
 
 // agreed is what the attempt is held at.

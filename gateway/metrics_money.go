@@ -17,8 +17,8 @@ func (b bills) Collect(ch chan<- prometheus.Metric) {
 	send := func(kind prometheus.ValueType, name, help string, v float64) {
 		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("cocoon_gateway_"+name, help, nil, nil), kind, v)
 	}
-	by := func(name, help string, counts map[string]int64) {
-		d := prometheus.NewDesc("cocoon_gateway_"+name, help, []string{"reason"}, nil)
+	by := func(name, help, label string, counts map[string]int64) {
+		d := prometheus.NewDesc("cocoon_gateway_"+name, help, []string{label}, nil)
 		for reason, n := range counts {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), reason)
 		}
@@ -31,8 +31,10 @@ func (b bills) Collect(ch chan<- prometheus.Metric) {
 	send(prometheus.GaugeValue, "receipts_waited_for", "Requests whose worker owes a receipt.", float64(c.Waiting))
 	send(prometheus.GaugeValue, "receipts_queued", "Requests whose receipt waits for the disk.", float64(c.Queued))
 	send(prometheus.CounterValue, "receipts_retries_total", "Writes of receipts or settlements that failed and were tried again.", float64(c.Retries))
-	by("holds_voided_total", "Requests that cost nothing, by reason.", reasons(c.Voided))
-	by("receipts_refused_total", "Receipts of workers that were refused, by reason.", reasons(c.Refused))
+	by("holds_voided_total", "Requests that cost nothing, by reason.", "reason", reasons(c.Voided))
+	by("receipts_refused_total", "Receipts of workers that were refused, by reason.", "reason", reasons(c.Refused))
+	by("receipts_verified_total", "Receipts whose signature was looked at: their own, or one that the worker gave for many.", "signature",
+		map[string]int64{"own": c.Single, "shared": c.Shared})
 	implausible := int64(0)
 	for _, w := range c.Workers {
 		implausible += w.Implausible

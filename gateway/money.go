@@ -181,7 +181,7 @@ func (m *money) attach(w *tunnel.Worker) (detach func()) {
 	if m.clerk == nil {
 		return func() {}
 	}
-	return m.clerk.Attach(receipt.Digest(w.ID()), w.Receipts)
+	return m.clerk.Attach(receipt.Digest(w.ID()), clerk.Link{Exchange: w.Receipts, Countersign: w.Countersign})
 }
 
 // run settles and posts until ctx ends, which is when no request runs any more; then what is left goes to the ledger.

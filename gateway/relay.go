@@ -279,10 +279,10 @@ func (c *call) sendHead(now time.Time) {
 	}
 	c.headed = true
 	h := c.w.Header()
-	h["Content-Type"] = []string{"text/event-stream; charset=utf-8"}
-	h["Cache-Control"] = []string{"no-cache"}
-	h["X-Accel-Buffering"] = []string{"no"}
-	h[headerTime] = []string{strconv.FormatInt(now.Sub(c.start).Milliseconds(), 10)}
+	c.lines.set(h, "Content-Type", "text/event-stream; charset=utf-8")
+	c.lines.set(h, "Cache-Control", "no-cache")
+	c.lines.set(h, "X-Accel-Buffering", "no")
+	c.lines.set(h, headerTime, strconv.FormatInt(now.Sub(c.start).Milliseconds(), 10))
 	c.w.WriteHeader(http.StatusOK)
 }
 
@@ -388,7 +388,7 @@ func (c *call) relayAnswer() *failure {
 		*priced = a.AppendCost(*priced, answer, int64(cost))
 		c.s.memory.put(b.buf)
 		b.buf, answer = priced, *priced
-		h[headerCost] = []string{strconv.FormatInt(int64(cost), 10)}
+		c.lines.set(h, headerCost, strconv.FormatInt(int64(cost), 10))
 	}
 	return c.sendAnswer(answer)
 }
@@ -396,9 +396,9 @@ func (c *call) relayAnswer() *failure {
 // sendAnswer sends a whole answer.
 func (c *call) sendAnswer(answer []byte) *failure {
 	h := c.w.Header()
-	h["Content-Type"] = []string{"application/json"}
-	h["Content-Length"] = []string{strconv.Itoa(len(answer))}
-	h[headerTime] = []string{strconv.FormatInt(time.Since(c.start).Milliseconds(), 10)}
+	c.lines.set(h, "Content-Type", "application/json")
+	c.lines.set(h, "Content-Length", strconv.Itoa(len(answer)))
+	c.lines.set(h, headerTime, strconv.FormatInt(time.Since(c.start).Milliseconds(), 10))
 	c.headed, c.delivered = true, true
 	if len(answer) > blockingMax {
 		c.stream.stallFrom = time.Now()

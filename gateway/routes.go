@@ -40,7 +40,7 @@ func (s *Server) routes() http.Handler {
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, openai.NewError(http.StatusMethodNotAllowed, "method_not_allowed", "%s does not take %s", clip(r.URL.Path, 200), r.Method))
 	})
-	r.Post(chatPath, s.chat)
+	r.Post(chatPath, func(w http.ResponseWriter, r *http.Request) { s.chat(w, r, new(lines)) })
 	r.Get("/v1/models", s.withKey(s.listModels))
 	r.Get("/v1/models/*", s.withKey(s.showModel))
 	account := s.accountAPI()
@@ -69,9 +69,9 @@ func (s *Server) routes() http.Handler {
 // go through the mux, which copies the request.
 func (s *Server) outermost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h[headerRequestID] = []string{s.newRequestID()}
-		h[headerMode] = []string{s.mode(nil)}
+		h, l := w.Header(), new(lines)
+		l.set(h, headerRequestID, s.newRequestID())
+		l.set(h, headerMode, s.mode(nil))
 		if len(r.TransferEncoding) > 0 {
 			// It may have come with a Content-Length, which net/http drops: where the next request begins is then a
 			// matter of opinion (RFC 9112 6.1), so there is none.
@@ -90,11 +90,29 @@ func (s *Server) outermost(next http.Handler) http.Handler {
 			s.refuse(w, openai.NewError(http.StatusInternalServerError, "internal_error", "internal error"))
 		}()
 		if r.Method == http.MethodPost && r.URL.Path == chatPath {
-			s.chat(w, r)
+			s.chat(w, r, l)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// lines is room for the values of an answer's headers: one piece of memory where each would be one. It serves one answer
+// only: net/http reads it when the handler has returned.
+type lines struct {
+	values [8]string
+	n      int // of them
+}
+
+// set gives a header its one value.
+func (l *lines) set(h http.Header, key, value string) {
+	if l.n == len(l.values) {
+		h[key] = []string{value}
+		return
+	}
+	l.values[l.n] = value
+	h[key] = l.values[l.n : l.n+1 : l.n+1]
+	l.n++
 }
 
 // newRequestID is 92 random bits, which nobody can guess, and the gateway's mark, by which it knows its own requests when

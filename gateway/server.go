@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -60,6 +61,7 @@ type Server struct {
 	supply   supply
 	tunnel   *tunnel.Server
 	memory   memory
+	calls    sync.Pool // of *call, each empty
 	retries  retryBudget
 	metrics  *metrics
 	registry *prometheus.Registry

@@ -15,10 +15,13 @@ import (
 )
 
 // trail is what a call leaves for the market's statistics, and for whoever asks why which worker had it. Its zero value is
-// ready; it belongs to the call's goroutine. A call that runs holds nothing of it but for attempts that failed.
+// ready; it belongs to the call's goroutine. A call that runs holds little of it but for attempts that failed.
 type trail struct {
-	kept    *market.Generation // nil before the first attempt is over
-	started time.Duration      // of the attempt at hand, on the router's clock
+	past    []market.Attempt // that did not serve
+	dropped int              // of them, that are not in past
+	started time.Duration    // of the attempt at hand, on the router's clock
+	ended   time.Duration    // of the last attempt, if that served
+	answer  bool             // it did
 	served  offerServed
 }
 
@@ -53,20 +56,15 @@ func (t *trail) first(s *Server, l *router.Grant) {
 	s.market.metrics.firstToken(expected, s.clock()-t.started)
 }
 
-// left notes how an attempt ended, before its lease is released. Since is when the request came.
-func (t *trail) left(s *Server, since time.Time, l *router.Grant, end attempted) {
-	now, came := s.clock(), since.Sub(s.began)
+// left notes how an attempt ended, before its lease is released.
+func (t *trail) left(s *Server, now time.Duration, l *router.Grant, end *attempted) {
 	outcome := router.Served
-	if t.kept == nil {
-		t.kept = s.market.kept.Begin()
-	}
-	a := t.kept.Attempt()
-	a.Worker, a.Model, a.Why = l.Worker, l.Offer.Model, l.Why
-	a.Started, a.Ended = t.started-came, now-came
 	if end.failed != nil {
-		outcome, a.Reason = end.failed.outcome, end.failed.reason
+		outcome = end.failed.outcome
+		t.failed(now, l, end.failed)
+	} else {
+		t.ended, t.answer = now, true
 	}
-	a.Outcome = outcome
 	t.served = offerServed{l.Offer.Model, l.Worker, end.usage, l.Price, end.cost, end.priced}
 	switch outcome {
 	case router.WorkerFault, router.WorkerSlow:
@@ -78,6 +76,22 @@ func (t *trail) left(s *Server, since time.Time, l *router.Grant, end attempted)
 	}
 }
 
+// failed keeps an attempt that did not serve. When there is no room the oldest but for the first goes.
+func (t *trail) failed(now time.Duration, l *router.Grant, f *failure) {
+	if len(t.past) == market.PastMax {
+		t.past = append(t.past[:1], t.past[2:]...)
+		t.dropped++
+	}
+	t.past = append(t.past, attemptOf(l, t.started, now))
+	a := &t.past[len(t.past)-1]
+	a.Outcome, a.Reason = f.outcome, f.reason
+}
+
+// attemptOf is what is kept of an attempt that served.
+func attemptOf(l *router.Grant, from, to time.Duration) market.Attempt {
+	return market.Attempt{Worker: l.Worker, Model: l.Offer.Model, Why: l.Why, Started: from, Ended: to}
+}
+
 // ended is how a request ended, after its last attempt.
 type ended struct {
 	id      string // the request's name
@@ -86,6 +100,7 @@ type ended struct {
 	mode    string // Cocoon-Mode that the client saw; empty without an attempt
 	finish  string // finish_reason, empty if not known
 	since   time.Time
+	total   time.Duration // from since to the end
 	// first is from since to the first content that the client was sent, 0 if there was none or it was not streamed.
 	first    time.Duration
 	streamed bool
@@ -96,49 +111,42 @@ type ended struct {
 }
 
 // end keeps the request and counts it. It comes once, at the request's end, for each request that got as far as the first
-// pick.
-func (t *trail) end(s *Server, e *ended) {
-	now := s.clock()
-	total := now - e.since.Sub(s.began)
+// pick. The grant is the last attempt's.
+func (t *trail) end(s *Server, l *router.Grant, e *ended) {
+	came := e.since.Sub(s.began)
 	r := &t.served
 	o := market.Observation{
-		Model: r.model, Worker: r.worker, Result: resultOf(e.failed), Streamed: e.streamed, TTFT: e.first, Total: total,
+		Model: r.model, Worker: r.worker, Result: resultOf(e.failed), Streamed: e.streamed, TTFT: e.first, Total: e.total,
 		In: r.usage.Prompt, Cached: r.usage.Cached, Out: r.usage.Completion, Cost: r.cost,
 	}
 	if o.Model == "" {
 		o.Model = e.offered
 	}
 	if o.Model != "" { // names that nobody offers are the client's
-		s.market.stats.Observe(now, &o)
+		s.market.stats.Observe(came+e.total, &o)
 	}
-	g := t.kept
-	if g == nil {
-		g = s.market.kept.Begin()
+	g := market.Generation{
+		Account: string(e.account), Asked: e.asked, Served: r.model, Mode: e.mode, Finish: e.finish, Created: e.since,
+		TTFT: e.first, Total: e.total,
+		In: r.usage.Prompt, Cached: r.usage.Cached, Out: r.usage.Completion, Reasoning: r.usage.Reasoning,
+		Price: r.price, Cost: r.cost, Priced: r.priced, Status: e.status, Streamed: e.streamed, Past: t.past, Dropped: t.dropped,
 	}
-	t.kept = nil
 	if id, err := clerk.RequestID(e.id); err == nil { // it is ours
 		g.ID = market.RequestID(id[:len(g.ID)])
 	}
-	g.Account, g.Asked, g.Served = string(e.account), e.asked, r.model
-	g.Mode, g.Finish, g.Created, g.TTFT, g.Total = e.mode, e.finish, e.since, e.first, total
-	g.In, g.Cached, g.Out, g.Reasoning = r.usage.Prompt, r.usage.Cached, r.usage.Completion, r.usage.Reasoning
-	g.Price, g.Cost, g.Priced = r.price, r.cost, r.priced
-	g.Status, g.Streamed = e.status, e.streamed
+	for i := range t.past {
+		t.past[i].Started, t.past[i].Ended = t.past[i].Started-came, t.past[i].Ended-came
+	}
+	if t.answer {
+		g.Last = attemptOf(l, t.started-came, t.ended-came)
+	}
 	if e.failed != nil {
 		g.Error = e.failed.reason
 		if e.failed.err != nil && g.Error != "bad_request" { // that one is in the engine's words
 			g.Error = cmp.Or(e.failed.err.Code, g.Error)
 		}
 	}
-	s.market.kept.Keep(g)
-}
-
-// drop gives back what the trail holds of a call that came to no end, after a panic.
-func (t *trail) drop(s *Server) {
-	if t.kept != nil {
-		s.market.kept.Drop(t.kept)
-		t.kept = nil
-	}
+	s.market.kept.Keep(&g)
 }
 
 // resultOf says what a request's end means for the market.

@@ -34,7 +34,7 @@ func TestUSD(t *testing.T) {
 			Rate string `json:"usd_per_ton"`
 		} `json:"usd"`
 	}
-	for deadline := time.Now().Add(time.Minute); got.USD.ID == ""; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(waitMax); got.USD.ID == ""; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("no rate")
 		}

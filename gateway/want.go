@@ -79,7 +79,7 @@ func (c *call) readWish() *openai.Error {
 // readNeeds reads what the router is told of the request, whatever the model.
 func (c *call) readNeeds() {
 	body, h := c.body.bytes(), &c.head
-	c.media = hasMedia(body)
+	c.media = h.Media
 	c.want.Tenant, c.want.History = c.tenant.hash, h.History
 	c.want.MaxOut = h.Limit * h.N
 	needs := func(bit router.Features, asked bool) {

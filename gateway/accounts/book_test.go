@@ -252,7 +252,7 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// TestRun: a running gateway sees a revocation within a second, and goes on after the ledger was away.
+// TestRun: a running gateway sees a revocation, and goes on after the ledger was away.
 func TestRun(t *testing.T) {
 	s := newShelf(t)
 	operator := s.book()
@@ -263,9 +263,9 @@ func TestRun(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- gateway.Run(ctx) }()
 	must(t, operator.RevokeKey(t.Context(), k.ID))
-	for start := time.Now(); gateway.Key(text.Hash()) != nil; time.Sleep(time.Millisecond) {
-		if time.Since(start) > time.Second {
-			t.Fatal("a revoked key works for more than a second")
+	for end := time.Now().Add(20 * pollPeriod); gateway.Key(text.Hash()) != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) { // more than that is not for a busy machine
+			t.Fatal("a revoked key works on")
 		}
 	}
 	stop()

@@ -60,6 +60,7 @@ type Bill struct {
 	state atomic.Int32
 	how   Ending    // from Close on
 	since time.Time // of Close
+	end   entry     // what is decided
 }
 
 // Hold holds the ceiling for a request. The errors are the Desk's, ErrKeyset, ErrBacklog and ErrInvalid.
@@ -98,8 +99,7 @@ func (c *Clerk) Hold(ctx context.Context, t *Terms, ceiling nanoton.Amount) (*Bi
 }
 
 // Take takes a receipt that came with the answer, in its wire form with or without its last line feed. An error is the
-// worker's fault. Of an interim receipt the signature is checked only when it is to be paid: a final one vouches for
-// those before it.
+// worker's fault. Its signature is checked only when it is to be paid: the connection was the worker's.
 func (b *Bill) Take(wire []byte) error {
 	r, err := receipt.ParseEvent(wire)
 	if err != nil {
@@ -107,11 +107,6 @@ func (b *Bill) Take(wire []byte) error {
 	}
 	if err := b.check(b.keyset, &r.Receipt); err != nil {
 		return b.refused(BadTerms, err)
-	}
-	if r.Kind == receipt.Final {
-		if err := b.keyset.verifier.Verify(r); err != nil {
-			return b.refused(BadSignature, err)
-		}
 	}
 	if err := b.chain.Jump(r); err != nil && !errors.Is(err, receipt.ErrDuplicate) {
 		return b.refused(BadChain, err)

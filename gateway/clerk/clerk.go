@@ -4,11 +4,12 @@
 //
 // # The path of one request
 //
-// Hold writes the terms of the request into the Desk's hold. Take checks each receipt that comes with the answer. Close
-// says how it ended; what follows is off the request's path: receipts go into the log (package tally), then the hold is
-// settled or voided, in batches, and only then the worker hears that it may forget the receipt.
+// Hold writes the terms of the request into the Desk's hold. Take checks each receipt that comes with the answer, but
+// for its signature. Close says how it ended; what follows is off the request's path: the signatures of the receipts that
+// came together are checked, with one of the worker's for many, receipts go into the log (package tally), then the hold
+// is settled or voided, in batches, and only then the worker hears that it may forget the receipt.
 //
-//	receipt in the log  ->  settlement in the journal  ->  acknowledgement
+//	signature, hold on disk  ->  receipt in the log  ->  settlement in the journal  ->  acknowledgement
 //
 // Whatever fails is tried again, in that order. A crash between the first two is mended by Run: a hold that a crash
 // left over and whose receipt is in the log is settled by it. A crash between the last two costs nothing: the worker
@@ -77,6 +78,7 @@ type Desk interface {
 	Hold(ctx context.Context, h billing.Hold) error
 	SettleAll(ctx context.Context, s []billing.Settlement) []error
 	Void(ctx context.Context, request ledger.ID) error
+	Sync(ctx context.Context) error
 	Lookup(request ledger.ID) (billing.Hold, bool)
 	Recovered() []billing.Recovered
 }
@@ -195,7 +197,9 @@ type Stats struct {
 	Voided  map[Reason]int64
 	Refused map[Reason]int64 // receipts
 	Retries int64            // of failed writes to the disk
-	Workers map[receipt.Digest]WorkerStats
+	// Shared and Single are receipts whose signature was checked: with many others at once, and by its own.
+	Shared, Single int64
+	Workers        map[receipt.Digest]WorkerStats
 }
 
 // WorkerStats are a worker's part of them.
@@ -279,6 +283,17 @@ func (n *counts) retry() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.s.Retries++
+}
+
+// vouch counts receipts whose signature was checked.
+func (n *counts) vouch(receipts int, shared bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if shared {
+		n.s.Shared += int64(receipts)
+	} else {
+		n.s.Single += int64(receipts)
+	}
 }
 
 func (n *counts) refuse(why Reason) {

@@ -15,7 +15,7 @@ import (
 // before it, or after it. The request is paid once in the end, or void, and nothing is left over.
 func TestFaults(t *testing.T) {
 	for _, name := range []string{
-		"settle", "void", "write receipts", "sync receipts", "write hashes", "write offsets",
+		"settle", "void", "sync holds", "write receipts", "sync receipts", "write hashes", "write offsets",
 	} {
 		for i := range 4 {
 			after, killed := i&1 != 0, i&2 != 0
@@ -42,10 +42,10 @@ func TestFaults(t *testing.T) {
 					if killed {
 						o.crash()
 					}
-					if !killed || name != "write receipts" && name != "sync receipts" {
+					if !killed || name != "sync holds" && name != "write receipts" && name != "sync receipts" {
 						w.kept = nil // it is gone for good: what has come into the log pays all the same
 					}
-					defer o.clerk.Attach(w.id, w.exchange)()
+					defer o.clerk.Attach(w.id, w.link())()
 					sleep(time.Minute)
 					if s := o.clerk.Stats(); !killed && s.Retries == 0 {
 						t.Errorf("%+v", s)
@@ -72,7 +72,7 @@ func TestHoldFails(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 			o.crash()
-			defer o.clerk.Attach(w.id, w.exchange)()
+			defer o.clerk.Attach(w.id, w.link())()
 			sleep(time.Minute)
 		})
 	}
@@ -105,7 +105,7 @@ func TestBacklog(t *testing.T) {
 // A hold that was voided behind the clerk's back is not paid, and its receipt is refused.
 func TestVoidedElsewhere(t *testing.T) {
 	inBubble(t, func(t *testing.T, o *office, w *fakeWorker) {
-		defer o.clerk.Attach(w.id, w.exchange)()
+		defer o.clerk.Attach(w.id, w.link())()
 		b, j := o.begin(w, w.terms(1))
 		take(t, b, j.final(7))
 		if err := o.desk.Void(context.Background(), b.id); err != nil {

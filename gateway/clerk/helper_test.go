@@ -47,8 +47,10 @@ type office struct {
 	log    *tally.Log
 	clerk  *Clerk
 	faults faults
-	stop   func()
-	lines  bytes.Buffer
+	// journal is the Desk's. Tests don't wait between two writes.
+	journal journal.Options
+	stop    func()
+	lines   bytes.Buffer
 }
 
 // faults come between the clerk and what is below. The zero value has none.
@@ -104,6 +106,10 @@ func (d faultDesk) Void(ctx context.Context, id ledger.ID) error {
 	return d.f.do("void", func() error { return d.Desk.Void(ctx, id) })
 }
 
+func (d faultDesk) Sync(ctx context.Context) error {
+	return d.f.do("sync holds", func() error { return d.Desk.Sync(ctx) })
+}
+
 func (d faultDesk) SettleAll(ctx context.Context, s []billing.Settlement) []error {
 	errs := make([]error, len(s))
 	err := d.f.do("settle", func() error { errs = d.Desk.SettleAll(ctx, s); return nil })
@@ -129,6 +135,9 @@ func (d faultDisk) Sync() error { return d.f.do("sync "+filepath.Base(d.Name()),
 func newOffice(t testing.TB, money nanoton.Amount) *office {
 	t.Helper()
 	o := &office{t: t, dir: t.TempDir()}
+	if _, ok := t.(*testing.B); !ok {
+		o.journal.Every = -1
+	}
 	l, err := ledger.Open(context.Background(), "sqlite:"+filepath.Join(o.dir, "ledger.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +163,7 @@ func (o *office) open() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var err error
 	o.desk, err = billing.Open(ctx, billing.Config{
-		Ledger: o.ledger, Dir: filepath.Join(o.dir, "journal"), Deadline: 20 * time.Minute, Journal: journal.Options{Every: -1}, Log: log,
+		Ledger: o.ledger, Dir: filepath.Join(o.dir, "journal"), Deadline: 20 * time.Minute, Journal: o.journal, Log: log,
 	})
 	if err == nil {
 		o.log, err = tally.Open(tally.Config{
@@ -271,6 +280,8 @@ type fakeWorker struct {
 	refused map[string]string // why
 	asked   int
 	broken  error
+	signs   int                                                   // times that it was asked for a countersignature
+	sign    func(ctx context.Context, ask []byte) ([]byte, error) // what it does then; nil: as it should
 }
 
 func newWorker(t testing.TB, n byte) *fakeWorker {
@@ -345,6 +356,35 @@ func (w *fakeWorker) exchange(_ context.Context, text []byte) ([]byte, error) {
 	}
 	w.kept = kept
 	return answer, nil
+}
+
+// public is the key that its keyset names.
+func (w *fakeWorker) public() ed25519.PublicKey { return key(w.id[0]).Public().(ed25519.PublicKey) }
+
+// link is how the clerk speaks to it.
+func (w *fakeWorker) link() Link { return Link{Exchange: w.exchange, Countersign: w.countersign} }
+
+// countersign is the worker's end of a countersignature.
+func (w *fakeWorker) countersign(ctx context.Context, ask []byte) ([]byte, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.signs++
+	if w.sign != nil {
+		return w.sign(ctx, ask)
+	}
+	if len(ask) < 3*len(w.keyset) || receipt.Digest(ask[:len(w.keyset)]) != w.keyset {
+		return nil, errFault
+	}
+	var ids []receipt.Digest
+	for part := range slices.Chunk(ask[len(w.keyset):], len(w.keyset)) {
+		id := receipt.Digest(part)
+		if !slices.ContainsFunc(w.kept, func(r *receipt.Signed) bool { return r.ID() == id }) {
+			return nil, errFault
+		}
+		ids = append(ids, id)
+	}
+	signature, err := receipt.SignIDs(ids, w.key)
+	return signature[:], err
 }
 
 // keep has the worker keep a receipt in place of the request's one before.

@@ -101,6 +101,7 @@ func (c *Clerk) reconcile() {
 			var e *entry
 			if err = b.check(k, &r.Receipt); err == nil && b.state.Load() == waiting {
 				e = c.settle(b, r)
+				e.vouched = true // what is in the log was
 			}
 			c.mu.Unlock()
 			c.enqueue(e)
@@ -169,7 +170,9 @@ func (c *Clerk) giveUp(b *Bill) *entry {
 	r := b.chain.Last()
 	if b.how == Left && r != nil {
 		if err := b.keyset.verifier.Verify(r); err == nil {
-			return c.settle(b, r)
+			e := c.settle(b, r)
+			e.vouched = true
+			return e
 		}
 		c.counts.refuse(BadSignature)
 	}

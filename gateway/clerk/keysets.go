@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"cocoon/attest"
+	"cocoon/billing/ledger"
 	"cocoon/internal/durable"
 	"cocoon/internal/receipt"
 	"cocoon/internal/strictjson"
@@ -41,6 +42,7 @@ const documentName = ".json"
 // keyset is what is needed of one to check receipts.
 type keyset struct {
 	worker   receipt.Digest
+	account  ledger.Account // the worker's
 	epoch    uint64
 	from, to int64 // milliseconds
 	models   map[string]model
@@ -264,7 +266,7 @@ func parseKeyset(text []byte) (*keyset, error) {
 		return nil, fmt.Errorf("%w: it is no worker's", ErrKeyset)
 	}
 	s := &keyset{
-		worker: receipt.Digest(k.ID), epoch: k.Epoch, from: k.NotBefore.UnixMilli(), to: k.NotAfter.UnixMilli(),
+		worker: receipt.Digest(k.ID), account: workerAccount(receipt.Digest(k.ID)), epoch: k.Epoch, from: k.NotBefore.UnixMilli(), to: k.NotAfter.UnixMilli(),
 		models: make(map[string]model, len(k.Models)), verifier: receipt.NewVerifier(k.Receipt),
 	}
 	for _, m := range k.Models {

@@ -94,7 +94,7 @@ func (m *world) do(s step) {
 		m.crashed()
 		m.o.crash()
 		if m.detach != nil {
-			m.detach = m.o.clerk.Attach(m.w.id, m.w.exchange)
+			m.detach = m.o.clerk.Attach(m.w.id, m.w.link())
 		}
 	case "away":
 		if m.detach != nil {
@@ -103,7 +103,7 @@ func (m *world) do(s step) {
 		}
 	case "back":
 		if m.detach == nil {
-			m.detach = m.o.clerk.Attach(m.w.id, m.w.exchange)
+			m.detach = m.o.clerk.Attach(m.w.id, m.w.link())
 		}
 	case "fault":
 		names := []string{"settle", "void", "write receipts", "sync receipts", "write hashes", "write offsets"}
@@ -175,7 +175,7 @@ func (m *world) end() {
 	m.w.die()
 	m.o.faults.set(func(f *faults) { f.fail = "" })
 	if m.detach == nil {
-		m.detach = m.o.clerk.Attach(m.w.id, m.w.exchange)
+		m.detach = m.o.clerk.Attach(m.w.id, m.w.link())
 	}
 	sleep(25 * time.Minute)
 	m.detach()
@@ -225,7 +225,7 @@ func TestModel(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := &world{t: t, o: newOffice(t, 1_000_000), w: newWorker(t, 1), wants: map[string][]nanoton.Amount{}}
 				m.w.meet(m.o.clerk)
-				m.detach = m.o.clerk.Attach(m.w.id, m.w.exchange)
+				m.detach = m.o.clerk.Attach(m.w.id, m.w.link())
 				for _, s := range script {
 					m.do(s)
 				}

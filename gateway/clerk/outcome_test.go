@@ -112,7 +112,7 @@ func rows(t *testing.T) []row {
 		{"gateway died, final later", func(o *office, w *fakeWorker, b *Bill, j *job) {
 			take(t, b, j.interim(3))
 			o.crash()
-			o.clerk.Attach(w.id, w.exchange)
+			o.clerk.Attach(w.id, w.link())
 			j.sign(receipt.Final, receipt.ClientAbort, offer.Usage{In: 10, Out: 5})
 		}, false, 3 * time.Second, cost(5), "settled", true},
 		{"gateway died, final was in hand", func(o *office, w *fakeWorker, b *Bill, j *job) {
@@ -120,12 +120,12 @@ func rows(t *testing.T) []row {
 			o.faults.set(func(f *faults) { f.dead = true })
 			b.Close(Done)
 			o.crash()
-			o.clerk.Attach(w.id, w.exchange)
+			o.clerk.Attach(w.id, w.link())
 		}, false, 3 * time.Second, cost(7), "settled", true},
 		{"gateway and worker died", func(o *office, w *fakeWorker, b *Bill, j *job) {
 			take(t, b, j.interim(3))
 			o.crash()
-			o.clerk.Attach(w.id, w.exchange)
+			o.clerk.Attach(w.id, w.link())
 			w.die()
 		}, false, 3 * time.Second, 0, "refused", false},
 		{"gateway died, worker stays away", func(o *office, w *fakeWorker, b *Bill, j *job) {
@@ -143,7 +143,7 @@ func TestOutcomes(t *testing.T) {
 				o, w := newOffice(t, 1_000_000), newWorker(t, 1)
 				w.meet(o.clerk)
 				if !r.away {
-					defer o.clerk.Attach(w.id, w.exchange)()
+					defer o.clerk.Attach(w.id, w.link())()
 				}
 				terms := w.terms(1)
 				called, closed := 0, nanoton.Amount(-1)
@@ -182,7 +182,7 @@ func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, w := newOffice(t, 1_000_000), newWorker(t, 1)
 		w.meet(o.clerk)
-		defer o.clerk.Attach(w.id, w.exchange)()
+		defer o.clerk.Attach(w.id, w.link())()
 		first, second := w.terms(1), w.terms(1)
 		second.Request = first.Request[:len(first.Request)-1] + "1"
 		b, j := o.begin(w, first)

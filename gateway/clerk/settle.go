@@ -20,7 +20,7 @@ const (
 	// batches at least: a sync of the disk costs some tenths of a millisecond of CPU. Nobody waits for them, but who needs
 	// the money; then they go at once. What a crash takes back the workers present again.
 	gather      = 25 * time.Millisecond
-	settleEvery = 250 * time.Millisecond
+	settleEvery = 500 * time.Millisecond
 	hurryAt     = 4096                   // decisions, which do not wait for that any longer: a few megabytes
 	batchMax    = 1024                   // of them at once: one write to the log
 	hurryMax    = 2 * time.Second        // that somebody waits for them
@@ -39,16 +39,18 @@ type entry struct {
 	why     Reason
 	cost    nanoton.Amount
 	usage   offer.Usage
+	// vouched: the signature of paid verified. Of receipts that came in band it is not looked at before that: see vouch.
+	vouched bool
 }
 
 // settle decides that a receipt settles a bill. The lock is held if the bill waits.
 func (c *Clerk) settle(b *Bill, r *receipt.Signed) *entry {
 	c.decided(b)
-	e := &entry{b: b, paid: r, cost: b.cost(r)}
+	b.end = entry{b: b, paid: r, cost: b.cost(r)}
 	if b.billed(r) {
-		e.usage = r.Tokens
+		b.end.usage = r.Tokens
 	}
-	return e
+	return &b.end
 }
 
 // billed tells whether a request counts in its account's usage.
@@ -57,7 +59,8 @@ func (b *Bill) billed(r *receipt.Signed) bool { return b.how != Failed && r.Stat
 // void decides that a bill is void, and that a receipt, if any, is refused. The lock is held if the bill waits.
 func (c *Clerk) void(b *Bill, why Reason, refused *receipt.Signed) *entry {
 	c.decided(b)
-	return &entry{b: b, refused: refused, why: why}
+	b.end = entry{b: b, refused: refused, why: why}
+	return &b.end
 }
 
 // decided takes a bill out of those that wait, if it does; then the lock is held.
@@ -214,6 +217,7 @@ func (c *Clerk) settleAll(ctx context.Context) {
 func (c *Clerk) batch(ctx context.Context) {
 	b := c.take()
 	defer c.pipe.end()
+	c.vouch(ctx, b.entries)
 	var voids, paid []*entry
 	for _, e := range b.entries {
 		if e.paid != nil {
@@ -252,8 +256,12 @@ func (c *Clerk) retry(ctx context.Context, list []*entry, once func(context.Cont
 	}
 }
 
-// settleOnce puts receipts into the log and settles; it returns what has to be tried again.
+// settleOnce puts receipts into the log and settles; it returns what has to be tried again. The holds are on disk before:
+// what the log has is paid.
 func (c *Clerk) settleOnce(ctx context.Context, list []*entry) (left []*entry, err error) {
+	if err := c.c.Desk.Sync(ctx); err != nil {
+		return list, err
+	}
 	receipts, settlements := make([]*receipt.Signed, len(list)), make([]billing.Settlement, len(list))
 	for i, e := range list {
 		receipts[i], settlements[i] = e.paid, e.settlement()
@@ -286,7 +294,11 @@ func (e *entry) settlement() billing.Settlement {
 		Request: e.b.id, Cost: e.cost, Share: r.Cost, Fee: e.cost - r.Cost, Receipt: r.ID(),
 	}
 	if r.Cost > 0 {
-		s.Worker = workerAccount(r.Worker)
+		if k := e.b.keyset; k != nil { // whose name costs nothing
+			s.Worker = k.account
+		} else {
+			s.Worker = workerAccount(r.Worker)
+		}
 	}
 	if e.b.billed(r) {
 		u := r.Tokens

@@ -32,6 +32,7 @@ type worker struct {
 	stats   WorkerStats
 	peer    *peer               // nil: it is not there
 	waiting map[ledger.ID]*Bill // for its receipts
+	alone   time.Time           // until then each of its receipts is verified by its own signature
 	logged  time.Time
 }
 
@@ -66,18 +67,26 @@ func (c *Clerk) worker(id receipt.Digest) *worker {
 type peer struct {
 	c        *Clerk
 	id       receipt.Digest
-	exchange func(ctx context.Context, acks []byte) ([]byte, error)
+	link     Link
 	ctx      context.Context // done when it went
 	acks     receipt.Acks    // guarded by the clerk's mu
 	asked    time.Time       // owned by run
 	failures int             // owned by run: in a row
 }
 
+// Link is how a worker is spoken to; docs/protocol.md, section 6, says what about.
+type Link struct {
+	// Exchange sends acknowledgements, and gives the receipts that the worker presents.
+	Exchange func(ctx context.Context, acks []byte) ([]byte, error)
+	// Countersign sends a keyset and the IDs of receipts, and gives one signature for all of them.
+	Countersign func(ctx context.Context, ids []byte) ([]byte, error)
+}
+
 // Attach has the clerk exchange acknowledgements and receipts with a worker that was admitted, until detach is called.
 // A worker that is attached again before is the newer one.
-func (c *Clerk) Attach(id receipt.Digest, exchange func(ctx context.Context, acks []byte) ([]byte, error)) (detach func()) {
+func (c *Clerk) Attach(id receipt.Digest, l Link) (detach func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &peer{c: c, id: id, exchange: exchange, ctx: ctx}
+	p := &peer{c: c, id: id, link: l, ctx: ctx}
 	c.mu.Lock()
 	c.worker(id).peer = p
 	c.fresh = append(c.fresh, p)
@@ -168,7 +177,7 @@ func (p *peer) ask(ctx context.Context, acks receipt.Acks, began time.Time) erro
 	if p.c.c.Voucher != nil {
 		acks.Voucher = p.c.c.Voucher(ctx, p.id)
 	}
-	text, err := p.exchange(ctx, acks.Marshal())
+	text, err := p.link.Exchange(ctx, acks.Marshal())
 	if err != nil {
 		return err
 	}
@@ -302,7 +311,11 @@ func (c *Clerk) judge(worker receipt.Digest, id ledger.ID, r *receipt.Signed) (*
 	if err := k.verifier.Verify(r); err != nil {
 		return nil, BadSignature, err
 	}
-	return c.decide(b, k, r)
+	e, why, err := c.decide(b, k, r)
+	if e != nil {
+		e.vouched = true
+	}
+	return e, why, err
 }
 
 // known judges a receipt of a request that nothing is held for.

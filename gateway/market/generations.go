@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// GenerationsMax is how many requests are kept, the newest: 25 MB when all are there. What is older is in the receipts.
+	// GenerationsMax is how many requests are kept, the newest: 11 MB when all are there. What is older is in the receipts.
 	GenerationsMax = generationShards * perShard
-	// AttemptsMax is how many attempts of a request are kept, the last ones.
-	AttemptsMax = 3
+	// PastMax is how many attempts of a request are kept beside the one that served.
+	PastMax = 3
 
 	generationShards = 64
 	perShard         = 256
@@ -66,29 +66,17 @@ type Generation struct {
 	Error  string
 
 	Streamed bool
-	// Attempts are the first Tried of these; Dropped is how many came before them and are not kept.
-	Attempts       [AttemptsMax]Attempt
-	Tried, Dropped int
-}
-
-// Attempt adds an attempt, and returns it to be filled in; the oldest but for the first goes when there is no room.
-func (g *Generation) Attempt() *Attempt {
-	if g.Tried == AttemptsMax {
-		copy(g.Attempts[1:], g.Attempts[2:])
-		g.Tried--
-		g.Dropped++
-	}
-	g.Tried++
-	a := &g.Attempts[g.Tried-1]
-	*a = Attempt{}
-	return a
+	// Past are the attempts that did not serve in their order, but for Dropped of them, and Last the one that did; its Model is
+	// empty if none did. Of nearly all requests there is only Last.
+	Past    []Attempt
+	Last    Attempt
+	Dropped int
 }
 
 // Generations keeps the last requests. Its methods may be called concurrently; requests share a lock with one in 64 others,
 // for the time of copying one record.
 type Generations struct {
 	shards [generationShards]shard
-	spare  sync.Pool // of *Generation
 }
 
 // shard is a part of them, by their IDs, which are random.
@@ -102,36 +90,22 @@ type shard struct {
 // NewGenerations keeps none yet. The memory is taken as requests come.
 func NewGenerations() *Generations { return new(Generations) }
 
-// Begin is an empty record to fill in. It is borrowed: Keep or Drop takes it back.
-func (g *Generations) Begin() *Generation {
-	if r, ok := g.spare.Get().(*Generation); ok {
-		return r
-	}
-	return new(Generation)
-}
-
-// Keep keeps a copy of the record in the place of the oldest, and takes the record back.
+// Keep keeps a copy of the record in the place of the oldest. Past is the keeper's from here on.
 func (g *Generations) Keep(r *Generation) {
-	if r.Asked == r.Served {
-		r.Asked = r.Served // one text for both: the request's own may go
-	}
 	id := r.ID.stem()
 	s := &g.shards[id[0]%generationShards]
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.kept == nil {
 		s.kept = make([]Generation, perShard)
 	}
 	s.ids[s.next] = id
-	s.kept[s.next] = *r
+	kept := &s.kept[s.next]
+	*kept = *r
+	if r.Asked == r.Served {
+		kept.Asked = r.Served // one text for both: the request's own may go
+	}
 	s.next = (s.next + 1) % perShard
-	s.mu.Unlock()
-	g.Drop(r)
-}
-
-// Drop takes back a record that is not to be kept.
-func (g *Generations) Drop(r *Generation) {
-	*r = Generation{}
-	g.spare.Put(r)
 }
 
 // Find is a copy of what is kept of a request, by the name of any of its attempts; false if nothing is, any more or at all.

@@ -3,17 +3,18 @@
 package main
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"cocoon/internal/bench/mock"
 	"cocoon/internal/nanoton"
 	"cocoon/internal/receipt"
+	"cocoon/internal/tunnel"
 	"cocoon/router/offer"
 )
 
@@ -42,27 +43,12 @@ func mockCost() nanoton.Amount {
 	return cost
 }
 
-// syncTime is what a worker's disk takes to keep receipts: an fsync of an SSD has 0.2 to 2 ms. The mock waits as long
-// instead, so that as many receipts share a signature as at a real worker, and the disk is the gateway's.
-const syncTime = time.Millisecond
-
-// till signs a worker's receipts, as package worker/receipts does but for the disk: those that come while others are
-// being signed and kept share the next signature.
+// till signs a worker's receipts, each by itself: a real one has several share a signature when they come together, and
+// keeps them, which takes a disk's time. The mock does not wait, so that our gateway has the same load with billing and
+// without.
 type till struct {
 	worker, keyset receipt.Digest
 	key            ed25519.PrivateKey
-
-	signing sync.Mutex // held while a group is signed
-	mu      sync.Mutex // guards next
-	next    *group
-}
-
-// group is receipts that share a signature.
-type group struct {
-	receipts []receipt.Receipt
-	signed   []*receipt.Signed // once done
-	err      error
-	done     chan struct{}
 }
 
 // meter reads what a gateway asks for a receipt on.
@@ -97,47 +83,21 @@ func (t *till) receipt(r receipt.Receipt, s *mock.Served) ([]byte, error) {
 	r.Model, r.Req, r.Resp = s.Model, s.Req, s.Resp
 	r.Start, r.End, r.TTFT = s.Start.UnixMilli(), time.Now().UnixMilli(), s.First.Sub(s.Start).Milliseconds()
 	r.TTFT = min(r.TTFT, r.End-r.Start) // which are cut to whole milliseconds
-	signed, err := t.sign(r)
+	signed, err := receipt.Sign(r, t.key)
 	if err != nil {
 		return nil, err
 	}
 	return signed.Wire(), nil
 }
 
-// sign signs a receipt together with others.
-func (t *till) sign(r receipt.Receipt) (*receipt.Signed, error) {
-	t.mu.Lock()
-	first := t.next == nil
-	if first {
-		t.next = &group{done: make(chan struct{})}
+// countersign signs receipts again. The mock keeps none, and takes the gateway's word for it that they are its own.
+func (t *till) countersign(_ context.Context, body []byte) ([]byte, error) {
+	keyset, ids, err := receipt.ParseCountersign(body)
+	if err != nil || keyset != t.keyset {
+		return nil, errors.Join(tunnel.ErrAbsent, err)
 	}
-	g, i := t.next, len(t.next.receipts)
-	if g.receipts = append(g.receipts, r); len(g.receipts) == receipt.BatchMax {
-		t.next = nil
-	}
-	t.mu.Unlock()
-	if first {
-		t.serve(g)
-	}
-	<-g.done
-	if g.err != nil {
-		return nil, g.err
-	}
-	return g.signed[i], nil
-}
-
-// serve signs a group. While it waits for the one before, others join.
-func (t *till) serve(g *group) {
-	t.signing.Lock()
-	defer t.signing.Unlock()
-	t.mu.Lock()
-	if t.next == g {
-		t.next = nil
-	}
-	t.mu.Unlock()
-	g.signed, g.err = receipt.SignBatch(g.receipts, t.key)
-	time.Sleep(syncTime)
-	close(g.done)
+	signature, err := receipt.SignIDs(ids, t.key)
+	return signature[:], err
 }
 
 // exchange takes a gateway's acknowledgements. The mock keeps nothing that it could present.

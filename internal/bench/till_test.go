@@ -6,13 +6,13 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -106,50 +106,29 @@ func TestTerms(t *testing.T) {
 	}
 }
 
-func TestReceiptsShareSignatures(t *testing.T) {
+// A gateway gets one signature for receipts that it has; the mock knows no others' keyset.
+func TestMockCountersigns(t *testing.T) {
 	till, keyset := newWorker(t)
-	const receipts = 500
-	var all sync.WaitGroup
-	till.signing.Lock() // all but the first wait
-	signed := make([]*receipt.Signed, receipts)
-	for i := range receipts {
-		all.Go(func() {
-			r := receipt.Receipt{
-				Request: fmt.Sprintf("req_%032x", i), Worker: till.worker, Epoch: mockEpoch, Keyset: till.keyset, Model: "mock",
-				Mode: receipt.Simulated, Kind: receipt.Final, Status: receipt.OK, Req: receipt.Digest{1}, Resp: receipt.Digest{1}, Start: 1, End: 1,
-			}
-			s, err := till.sign(r)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			signed[i] = s
-		})
+	var all []*receipt.Signed
+	for range 3 {
+		_, wire, _ := bytes.Cut(askWorker(till, till.terms(), `{"model":"mock"}`).Body.Bytes(), []byte("\n"))
+		s, err := receipt.Parse(wire)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
 	}
-	for n := 0; n < receipts; time.Sleep(time.Millisecond) {
-		till.mu.Lock()
-		n = len(till.next.receipts)
-		till.mu.Unlock()
+	signature, err := till.countersign(t.Context(), receipt.CountersignBody(till.keyset, all))
+	if err != nil {
+		t.Fatal(err)
 	}
-	till.signing.Unlock()
-	all.Wait()
-	shared := 0
-	for i, s := range signed {
-		if s == nil {
-			continue
-		}
-		if s.Request != fmt.Sprintf("req_%032x", i) {
-			t.Errorf("receipt %d is of %s", i, s.Request)
-		}
-		if err := s.Verify(ed25519.PublicKey(keyset.Receipt)); err != nil {
-			t.Error(err)
-		}
-		if bytes.Contains(s.Wire(), []byte("\nbatch index ")) {
-			shared++
-		}
+	if _, err := receipt.NewVerifier(keyset.Receipt).Share(all, [ed25519.SignatureSize]byte(signature)); err != nil {
+		t.Error(err)
 	}
-	if shared != receipts {
-		t.Errorf("%d of %d share a signature", shared, receipts)
+	for _, body := range [][]byte{nil, receipt.CountersignBody(receipt.Digest{1}, all)} {
+		if _, err := till.countersign(t.Context(), body); !errors.Is(err, tunnel.ErrAbsent) {
+			t.Errorf("%d bytes: %v", len(body), err)
+		}
 	}
 }
 

@@ -71,9 +71,10 @@ func workerMain(ctx context.Context, args []string, stderr io.Writer) error {
 			Attest: func(ctx context.Context, export tunnel.Exporter, challenge []byte) ([]byte, error) {
 				return prover.Answer(ctx, export, challenge)
 			},
-			Receipts: func(_ context.Context, acks []byte) ([]byte, error) { return nil, exchange(acks) },
-			Report:   func(ctx context.Context, after uint64) (uint64, []byte) { return report(ctx, after, sheet) },
-			Capacity: func() int { return workerCapacity },
+			Receipts:    func(_ context.Context, acks []byte) ([]byte, error) { return nil, exchange(acks) },
+			Countersign: till.countersign,
+			Report:      func(ctx context.Context, after uint64) (uint64, []byte) { return report(ctx, after, sheet) },
+			Capacity:    func() int { return workerCapacity },
 		})
 		group.Go(func() error {
 			select {

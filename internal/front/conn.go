@@ -3,7 +3,6 @@ package front
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -157,10 +156,11 @@ func (c *conn) handOver() bool {
 
 // exchange is one request and its answer. It is made anew each time, so that who holds on to it does no harm.
 type exchange struct {
-	c      *conn
-	cancel context.CancelFunc
-	body   body
-	resp   response
+	c    *conn
+	req  http.Request
+	life life // the request's context
+	body body
+	resp response
 
 	watched watchState    // guarded by watch.mu
 	seen    chan struct{} // closed when the watch is over; nil without one
@@ -170,15 +170,15 @@ type exchange struct {
 
 // exchange serves the request whose head was read; true if the connection is ready for another.
 func (c *conn) exchange() (more bool) {
-	ctx, cancel := context.WithCancel(context.Background())
-	x := &exchange{c: c, cancel: cancel}
+	x := &exchange{c: c}
 	x.body = body{x: x, left: c.head.length}
 	x.resp = response{x: x, header: c.answer, length: -1}
 	if int64(c.w-c.r) < c.head.length {
 		c.arriving()
 	}
 	c.url = url.URL{Path: c.s.cfg.Hot}
-	r := c.s.base.WithContext(ctx)
+	x.req = *c.s.base.WithContext(&x.life)
+	r := &x.req
 	r.URL, r.Header, r.Body, r.ContentLength = &c.url, c.head.header, &x.body, c.head.length
 	r.Host, r.RemoteAddr = c.head.host, c.remote
 	defer func() {
@@ -215,7 +215,7 @@ func (c *conn) arriving() {
 // finished ends what belongs to one request.
 func (x *exchange) finished() {
 	c := x.c
-	x.cancel()
+	x.life.end()
 	if c.watch.end(x) && x.early {
 		c.buf = readPool.Get().(*[readSize]byte)
 		c.buf[0], c.r, c.w = x.first[0], 0, 1
@@ -268,7 +268,7 @@ func (b *body) read(p []byte) (int, error) {
 		if b.err == io.EOF { //nolint:errorlint // readers return it bare
 			b.err = io.ErrUnexpectedEOF
 		}
-		b.x.cancel()
+		b.x.life.end()
 	}
 	b.left -= int64(n)
 	switch {
@@ -278,6 +278,7 @@ func (b *body) read(p []byte) (int, error) {
 		return 0, b.err
 	case c.buf == nil: // with bytes of the next request there is nothing to be watched
 		c.watch.begin(b.x)
+		c.s.pulse.start()
 	}
 	b.err = nil
 	return n, nil
@@ -291,8 +292,8 @@ func (b *body) Close() error {
 
 // discard reads what the handler did not, if it is little; false if the connection can't be used any more.
 func (b *body) discard() bool {
-	if b.left > unreadMax {
-		return false
+	if b.left == 0 || b.left > unreadMax {
+		return b.left == 0
 	}
 	scratch := readPool.Get().(*[readSize]byte)
 	defer readPool.Put(scratch)

@@ -53,7 +53,7 @@ type server struct {
 	cfg   Config
 	start string       // the only request line that is served here
 	base  http.Request // what all requests have in common
-	watch [watches]watch
+	pulse pulse
 	date  atomic.Pointer[dateLine]
 	rest  *listener
 
@@ -92,9 +92,7 @@ func newServer(cfg Config, addr net.Addr) *server {
 		rest: &listener{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})},
 	}
 	s.date.Store(&dateLine{})
-	for i := range s.watch {
-		s.watch[i].init()
-	}
+	s.pulse.init()
 	return s
 }
 
@@ -158,7 +156,7 @@ func (s *server) track(nc net.Conn) *conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns[c] = struct{}{}
-	c.watch = &s.watch[s.opened%watches]
+	c.watch = &s.pulse.watches[s.opened%watches]
 	s.opened++
 	return c
 }

@@ -172,7 +172,7 @@ func (p *pair) compare(t *testing.T, in []byte, piece, do int) int {
 		l.give(s)
 		select {
 		case <-s.done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("%s: the connection stays open", behaviours[do].name)
 		}
 		out[i] = answers(s.out.Bytes())

@@ -221,7 +221,7 @@ func (w *response) write(p []byte) {
 		return
 	}
 	if _, w.err = w.x.c.net.Write(p); w.err != nil {
-		w.x.cancel()
+		w.x.life.end()
 	}
 }
 

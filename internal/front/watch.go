@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,33 +25,64 @@ const (
 
 // watch notices that clients go away while they wait: their requests' contexts end. It reads from connections whose
 // requests take long, in a goroutine each; what it reads is one byte of the next request, or the end.
-//
-// There is one timer for all requests of a watch, and it runs only while some are young.
 type watch struct {
 	mu         sync.Mutex
 	young, old []*exchange // queued since the last tick, and before it; those that are over are among them
-	ticking    bool
-	timer      *time.Timer
 }
 
-func (w *watch) init() {
-	w.timer = time.AfterFunc(time.Hour, w.tick)
-	w.timer.Stop()
+// pulse is the one timer of all watches: each tick wakes a processor. It runs only while some request is young.
+type pulse struct {
+	watches [watches]watch
+	ticking atomic.Bool
+	timer   *time.Timer
 }
 
-// begin is called when a request's body was read.
-func (w *watch) begin(x *exchange) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	x.watched = queued
-	w.young = append(w.young, x)
-	if !w.ticking {
-		w.ticking = true
-		w.timer.Reset(watchAfter)
+func (p *pulse) init() {
+	p.timer = time.AfterFunc(time.Hour, p.tick)
+	p.timer.Stop()
+}
+
+// start makes it tick.
+func (p *pulse) start() {
+	if !p.ticking.Load() && p.ticking.CompareAndSwap(false, true) {
+		p.timer.Reset(watchAfter)
 	}
 }
 
-func (w *watch) tick() {
+func (p *pulse) tick() {
+	more := false
+	for i := range p.watches {
+		more = p.watches[i].tick() || more
+	}
+	if more {
+		p.timer.Reset(watchAfter)
+		return
+	}
+	p.ticking.Store(false)
+	for i := range p.watches { // who came meanwhile may have seen it tick
+		if p.watches[i].waits() {
+			p.start()
+		}
+	}
+}
+
+// begin is called when a request's body was read. The pulse is to be started after it.
+func (w *watch) begin(x *exchange) {
+	w.mu.Lock()
+	x.watched = queued
+	w.young = append(w.young, x)
+	w.mu.Unlock()
+}
+
+// waits tells whether there is something for the next tick.
+func (w *watch) waits() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.young)+len(w.old) > 0
+}
+
+// tick watches those that are old; true if it is to come again.
+func (w *watch) tick() (more bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, x := range w.old {
@@ -62,9 +94,7 @@ func (w *watch) tick() {
 	}
 	clear(w.old)
 	w.old, w.young = w.young, w.old[:0]
-	if w.ticking = len(w.old) > 0; w.ticking {
-		w.timer.Reset(watchAfter)
-	}
+	return len(w.old) > 0
 }
 
 // end ends the watch of a request; true if there was one.
@@ -89,6 +119,6 @@ func (x *exchange) look() {
 	n, err := x.c.net.Read(x.first[:])
 	x.early = n == 1
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		x.cancel()
+		x.life.end()
 	}
 }

@@ -52,6 +52,9 @@ type Head struct {
 	History bool
 	// JSONObject and JSONSchema tell whether response_format asks for these.
 	JSONObject, JSONSchema bool
+	// Media tells whether some of the request may be no text: somewhere below the top level it has a string that names
+	// pictures, videos, sounds or files as requests do.
+	Media bool
 	// Logprobs tells whether logprobs is true.
 	Logprobs bool
 	// Reasoning tells whether reasoning_effort or OpenRouter's reasoning asks for some.
@@ -155,7 +158,7 @@ func ReadHead(body []byte) (Head, error) {
 		}
 		from = s.pos
 	}
-	h.end = s.pos - 1
+	h.end, h.Media = s.pos-1, s.media
 	if !s.end() {
 		return Head{}, syntaxError(&s)
 	}

@@ -571,3 +571,24 @@ func BenchmarkWithUsage(b *testing.B) {
 		body = append(body[:0], text...)
 	}
 }
+
+// TestMedia: whatever names content that is no text is seen below the top level, as a string of its own only.
+func TestMedia(t *testing.T) {
+	for messages, want := range map[string]bool{
+		`[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://x/y.png"}}]}]`: true,
+		`[{"role":"user","content":[{"type":"video_url"}]}]`:                                       true,
+		`[{"role":"user","content":[{"audio_url":{}}]}]`:                                           true,
+		`[{"content":[{"type":"input_audio","input_audio":{"data":""}}]}]`:                         true,
+		`[{"content":[{"type":"file"}]}]`:                                                          true,
+		`{"file":1}`:                                                                               true,
+		`[{"role":"assistant","content":"image_urls, \"image_url\" and files"}]`:                   false,
+		`[{"role":"user","content":[{"type":"text","text":"my file"}]}]`:                           false,
+	} {
+		for _, key := range []string{"messages", "Messages"} { // as engines written in Go take it
+			h, err := ReadHead([]byte(`{"model":"m","` + key + `":` + messages + `}`))
+			if err != nil || h.Media != want {
+				t.Errorf("%s %s: %v, %v", key, messages, h.Media, err)
+			}
+		}
+	}
+}

@@ -25,6 +25,7 @@ type scanner struct {
 	why     string
 	odd     bool // the key last read holds upper case or non-ASCII letters
 	spoke   bool // some object in an array that was skipped has "assistant" as its "role"
+	media   bool // some string in an object or array that was skipped names a kind of content that is no text
 	scratch [scratchLen]byte
 }
 
@@ -230,8 +231,12 @@ func (s *scanner) skipNested() bool {
 				s.pos = i
 				return s.fail("string without end")
 			}
-			if end-i == len(`"assistant`) && depth == s.depth+2 && isRole(b, i, end) {
-				s.spoke = true
+			switch end - i {
+			case len(`"file`), len(`"image_url`), len(`"input_audio`): // hardly any other string has such a length
+				s.media = s.media || isMedia(b[i+1:end])
+				if depth == s.depth+2 && isRole(b, i, end) {
+					s.spoke = true
+				}
 			}
 			i = end
 		case '{', '[':
@@ -258,6 +263,15 @@ func (s *scanner) skipNested() bool {
 	}
 	s.pos = len(b)
 	return s.fail("object or array without end")
+}
+
+// isMedia tells whether a string names a kind of content that is no text.
+func isMedia(text []byte) bool {
+	switch string(text) {
+	case "image_url", "video_url", "audio_url", "input_audio", "file":
+		return true
+	}
+	return false
 }
 
 // isRole tells whether the string from one quote to another is the role "assistant".
