@@ -51,7 +51,7 @@ build: go
 test: engine node tolk
 	@$(call need,$(or $(CC),cc),the race detector needs a C compiler; on Debian: apt-get install build-essential)
 	@echo "testing everything, with the race detector"
-	@CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./...
+	@CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./internal/e2e ./... # the longest first, so that nothing waits for it
 	@echo "testing every crash point of what moves money on the chain, without the race detector, which is six times slower"
 	@$(GO) test -run Crash ./billing/treasury ./billing/tabs
 	@echo "testing the router in simulated markets, without the race detector"

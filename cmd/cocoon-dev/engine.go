@@ -31,14 +31,22 @@ type engineProcess struct {
 	stop      func()
 }
 
+// namedEngine is the engine at the URL that the user gave, once it has answered; nil if the URL is empty.
+func namedEngine(ctx context.Context, url string) (*engineProcess, error) {
+	if url == "" {
+		return nil, nil
+	}
+	e := foreign(url)
+	if err := e.probe(ctx); err != nil {
+		return nil, fmt.Errorf("%w; or leave out --engine and COCOON_ENGINE_URL, and one is started here", err)
+	}
+	return e, nil
+}
+
 // findEngine is the engine that the user named, else the usual Ollama, else one of our own.
 func (n *network) findEngine(ctx context.Context) (*engineProcess, error) {
-	if n.opts.engine != "" {
-		e := foreign(n.opts.engine)
-		if err := e.probe(ctx); err != nil {
-			return nil, fmt.Errorf("%w; or leave out --engine and COCOON_ENGINE_URL, and one is started here", err)
-		}
-		return e, nil
+	if n.engine != nil {
+		return n.engine, nil
 	}
 	e := foreign(usualOllama)
 	err := e.probe(ctx)

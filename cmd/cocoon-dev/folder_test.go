@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -139,11 +140,15 @@ func TestHolderOfAPort(t *testing.T) {
 	if got, want := holder(l.Addr()), " by process "+strconv.Itoa(os.Getpid())+" ("; !strings.HasPrefix(got, want) {
 		t.Errorf("holder: %q, want %q", got, want)
 	}
-	_, err = net.Listen("tcp", l.Addr().String())
-	opts := options{listen: "127.0.0.1:1", ops: l.Addr().String()}
-	got := portError(err, opts).Error()
-	if !strings.Contains(got, "--ops") || !strings.Contains(got, strconv.Itoa(os.Getpid())) {
-		t.Errorf("message: %s", got)
+	busy, free := l.Addr().String(), "127.0.0.1:0"
+	for flag, opts := range map[string]options{"--listen": {listen: busy, ops: free}, "--ops": {listen: free, ops: busy}} {
+		got := fmt.Sprint(portsFree(opts))
+		if !strings.Contains(got, flag) || !strings.Contains(got, strconv.Itoa(os.Getpid())) {
+			t.Errorf("message: %s", got)
+		}
+	}
+	if err := portsFree(options{listen: free, ops: free}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -44,6 +43,7 @@ type network struct {
 	gateway *gateway.Server
 	tee     *hardware
 	purse   *purse
+	engine  *engineProcess // that the user named; nil if there is to be another
 }
 
 // start runs the network until ctx ends, which is no error. Errors are one line for the user.
@@ -53,7 +53,13 @@ func start(ctx context.Context, opts options, s screen) error {
 		return err
 	}
 	defer folder.close()
+	if err := portsFree(opts); err != nil {
+		return err
+	}
 	n := &network{opts: opts, screen: s, log: newLogger(ctx, folder.log, s.err)}
+	if n.engine, err = namedEngine(ctx, opts.engine); err != nil {
+		return unlessDone(ctx, err)
+	}
 	if n.tee, err = openHardware(opts.data); err != nil {
 		return err
 	}
@@ -82,6 +88,14 @@ func start(ctx context.Context, opts options, s screen) error {
 	return group.Wait()
 }
 
+// unlessDone is nil when the user ended it while something was built, asked or started.
+func unlessDone(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
 // listen makes the gateway and takes its ports, before minutes go into an engine.
 func (n *network) listen() error {
 	cfg := gateway.DefaultConfig()
@@ -95,25 +109,18 @@ func (n *network) listen() error {
 		return err
 	}
 	cfg.Attester = machine
-	server, err := gateway.New(cfg, n.log, prometheus.NewRegistry(), daemon.Version(version))
+	n.gateway, err = gateway.New(cfg, n.log, prometheus.NewRegistry(), daemon.Version(version))
 	if err != nil {
 		return err
 	}
-	if err := server.Listen(); err != nil {
-		return portError(err, n.opts)
-	}
-	n.gateway = server
-	return nil
+	return n.gateway.Listen()
 }
 
 // serve brings up what is behind the gateway, says when it is ready, and ends it with ctx.
 func (n *network) serve(ctx context.Context, folder *folder) error {
 	eng, err := n.findEngine(ctx)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil // stopped while building or starting
-		}
-		return err
+		return unlessDone(ctx, err)
 	}
 	defer eng.stop()
 	machine, err := n.tee.machine(attest.Worker)
@@ -249,15 +256,3 @@ func (u until) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 // WithGroup keeps the context.
 func (u until) WithGroup(name string) slog.Handler { return until{u.ctx, u.Handler.WithGroup(name)} }
-
-// portError says who has a port that is taken, and which flag takes another one.
-func portError(err error, opts options) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok && taken(err) && op.Addr != nil {
-		flag := "--listen"
-		if op.Addr.String() == opts.ops && opts.ops != opts.listen {
-			flag = "--ops"
-		}
-		return fmt.Errorf("%s is taken%s: stop that, or choose another address with %s", op.Addr, holder(op.Addr), flag)
-	}
-	return err
-}

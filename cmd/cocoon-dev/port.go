@@ -12,7 +12,21 @@ import (
 	"syscall"
 )
 
-func taken(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
+// portsFree says at once which of the user's ports is taken, by whom, and which flag takes another one: the gateway takes
+// them when the chain is up, and that is seconds away. What else is wrong with an address the gateway says.
+func portsFree(opts options) error {
+	for _, port := range []struct{ addr, flag string }{{opts.listen, "--listen"}, {opts.ops, "--ops"}} {
+		l, err := net.Listen("tcp", port.addr)
+		if err == nil {
+			defer l.Close() // both are held until then: they may be the same
+			continue
+		}
+		if op, ok := errors.AsType[*net.OpError](err); ok && errors.Is(err, syscall.EADDRINUSE) && op.Addr != nil {
+			return fmt.Errorf("%s is taken%s: stop that, or choose another address with %s", op.Addr, holder(op.Addr), port.flag)
+		}
+	}
+	return nil
+}
 
 // holder is " by process N (name)" for the one that listens on an address's port, as far as /proc tells.
 func holder(a net.Addr) string {

@@ -29,7 +29,7 @@ import (
 )
 
 // chainMax is how long something may take that needs some blocks, on a busy machine.
-const chainMax = 60 * time.Second
+const chainMax = 3 * time.Minute
 
 // chainYAML connects a gateway to the chain. Payouts leave as soon as they are worth a ten-thousandth of a TON.
 const chainYAML = `

@@ -125,7 +125,7 @@ func TestDevSignals(t *testing.T) {
 	}
 }
 
-// TestDevRefuses starts what can't work: it ends soon, with one line that says why and what to do.
+// TestDevRefuses starts what can't work: it ends before it has made a network, with one line that says why and what to do.
 func TestDevRefuses(t *testing.T) {
 	t.Parallel()
 	engine := startEcho(t, "m")
@@ -143,14 +143,14 @@ func TestDevRefuses(t *testing.T) {
 		"dead engine":   {freePort(t), freePort(t), "http://127.0.0.1:1", []string{"127.0.0.1:1"}},
 		"no engine":     {freePort(t), freePort(t), "nonsense", []string{"nonsense"}},
 	} {
-		began := time.Now()
+		dir := t.TempDir()
 		out, problem, code := command(t, "cocoon-dev",
-			"--data", t.TempDir(), "--listen", test.listen, "--ops", test.ops, "--engine", test.engine)
+			"--data", dir, "--listen", test.listen, "--ops", test.ops, "--engine", test.engine)
 		if code <= 0 || code == raceExit || hasLine(out, "ready") {
 			t.Errorf("%s: code %d: %s%s", name, code, out, problem)
 		}
-		if took := time.Since(began); took > 15*time.Second {
-			t.Errorf("%s: took %v to find out", name, took)
+		if made, err := filepath.Glob(filepath.Join(dir, "*", "*")); len(made) > 0 || err != nil {
+			t.Errorf("%s: it made %q before it found out (%v)", name, made, err)
 		}
 		lines := strings.Split(strings.TrimSpace(problem), "\n")
 		last := lines[len(lines)-1]

@@ -71,7 +71,7 @@ func TestDrain(t *testing.T) {
 }
 
 // marketMax is how long it takes until workers are told of demand: testMoney's market_every, and some.
-const marketMax = 30 * time.Second
+const marketMax = time.Minute
 
 // TestMarket has an owner look at the demand for what he sells.
 func TestMarket(t *testing.T) {

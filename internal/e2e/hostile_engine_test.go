@@ -159,10 +159,7 @@ func startHostile(t *testing.T, flavour enginetest.Flavour, models ...string) st
 // detector, which takes memory of its own for every byte that the program ever had.
 func TestGigabyte(t *testing.T) {
 	t.Parallel()
-	bin := t.TempDir()
-	if err := build(bin, false); err != nil {
-		t.Fatal(err)
-	}
+	bin := plainBinaries(t)
 	for _, flavour := range []enginetest.Flavour{enginetest.VLLM, enginetest.Ollama} {
 		g := startGatewayFrom(t, bin, "auto", quietMax)
 		w := g.startWorker(t, "giant", startHostile(t, flavour, "gigabyte"))

@@ -34,10 +34,7 @@ func TestKillLoop(t *testing.T) {
 		t.Skip("takes minutes")
 	}
 	// Not parallel with the others, of which many look at the clock: it takes all of the machine.
-	bin := t.TempDir()
-	if err := build(bin, false); err != nil { // the race detector triples what a start takes
-		t.Fatal(err)
-	}
+	bin := plainBinaries(t) // the race detector triples what a start takes
 	for i := range killNets {
 		t.Run(fmt.Sprintf("network %d", i), func(t *testing.T) {
 			t.Parallel()

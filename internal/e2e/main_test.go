@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -52,7 +53,7 @@ func run(m *testing.M) int {
 
 // build compiles the binaries into a folder.
 func build(dir string, race bool) error {
-	args := []string{"build", "-o", dir + string(filepath.Separator)}
+	args := []string{"build", "-ldflags=-w", "-o", dir + string(filepath.Separator)} // nobody debugs them
 	if race {
 		args = append(args, "-race")
 	}
@@ -62,6 +63,22 @@ func build(dir string, race bool) error {
 		return fmt.Errorf("building the binaries: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// plain is the folder of the binaries without the race detector, built when the first test wants them.
+var plain = sync.OnceValues(func() (string, error) {
+	dir := filepath.Join(os.Getenv(binEnv), "plain")
+	return dir, build(dir, false)
+})
+
+// plainBinaries is the folder of binaries without the race detector.
+func plainBinaries(t *testing.T) string {
+	t.Helper()
+	dir, err := plain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // simulate makes the vendor of all simulated machines.

@@ -56,7 +56,7 @@ type gateway struct {
 	workers string // address that workers dial
 }
 
-// gatewayYAML is a configuration with time limits that tests can wait for.
+// gatewayYAML is a configuration with time limits that tests can wait for, and that no busy machine reaches.
 const gatewayYAML = `
 listen: %s
 ops_listen: %s
@@ -69,8 +69,8 @@ tee: none
 log_level: debug
 limits:
   body_timeout: 12s
-  first_byte_timeout: 6s
-  idle_timeout: 5s
+  first_byte_timeout: 12s
+  idle_timeout: 10s
   keep_alive: %s
 `
 

@@ -19,7 +19,7 @@ type raw struct {
 }
 
 // rawMax is how long a raw client waits for anything.
-const rawMax = 40 * time.Second
+const rawMax = time.Minute
 
 func dial(t *testing.T, c client) *raw {
 	t.Helper()

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// What is promised about workers that go away.
+// Patience with workers that go away and come back.
 const (
-	brokenMax = 2 * time.Second  // from the end of its connection to the end of its offers
-	silentMax = 15 * time.Second // the same for a worker that says nothing any more
-	returnMax = 20 * time.Second // from a gateway's return to its workers': their backoff ends at 15 s
+	brokenMax = 12 * time.Second // from the end of a connection to the end of its offers: before 15 s of silence count
+	silentMax = time.Minute      // the same for a worker that says nothing any more
+	returnMax = time.Minute      // from a gateway's return to its workers': their backoff ends at 15 s
 )
 
 // TestWorkerKilled ends a worker the hard way: nothing of it stays on offer.

@@ -142,7 +142,7 @@ func TestWishes(t *testing.T) {
 		{"m:nitro", `"provider":{"max_price":{"completion":2100000}}`, "middle"}, // 5 % is the gateway's
 		{"m:nitro", `"provider":{"max_price":{"completion":"2099999"}}`, "cheap"},
 		{"m:floor", `"provider":{"quantizations":["fp8","bf16"]}`, "middle"},
-		{"m:floor", `"provider":{"preferred_max_latency":0.15}`, "swift"},
+		{"m:floor", `"provider":{"preferred_max_latency":0.19}`, "swift"},
 		{"absent", `"models":["m:nitro"]`, "swift"},
 		{"rare", `"models":["m"]`, "swift"},
 	} {

@@ -236,7 +236,7 @@ func group(t *testing.T, id int) []int {
 // waitPid reads a process number that another process will write.
 func waitPid(t *testing.T, path string) int {
 	t.Helper()
-	for range 1000 {
+	for range 6000 {
 		if text, err := os.ReadFile(path); err == nil {
 			pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 			if err != nil {
@@ -254,7 +254,7 @@ func waitPid(t *testing.T, path string) int {
 func waitGone(t *testing.T, pid int) {
 	t.Helper()
 	state := ""
-	for range 1000 {
+	for range 6000 {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
 			return
