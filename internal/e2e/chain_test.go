@@ -241,6 +241,15 @@ func TestMoney(t *testing.T) {
 		}
 	}
 	const earned = 3 * 5 * 100_000 // three times five tokens
+	// All of it is in the books before it is asked for: in two parts, the chain would take rent from the first.
+	eventually(t, chainMax, "the worker has earned", func() bool {
+		for account, balance := range s.g.balances(t) {
+			if account.Kind() == "worker" {
+				return balance == earned
+			}
+		}
+		return false
+	})
 	eventually(t, chainMax, "the worker is paid on the chain", func() bool {
 		s.g.operate(t, "payouts", "run") // it would be a minute until the treasury looks again
 		return s.holds(t, payee) == earned
