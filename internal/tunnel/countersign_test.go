@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -78,57 +77,6 @@ func TestNoCountersigner(t *testing.T) {
 		if text, err := call(t.Context(), w, "/", []byte("hi")); err != nil || text != "200 hi" {
 			t.Fatalf("%q, %v", text, err)
 		}
-	}
-}
-
-// TestCountersignByHand is what the worker answers a gateway that asks as it likes.
-func TestCountersignByHand(t *testing.T) {
-	t.Parallel()
-	p, gw := byHand(t, quick(), echo)
-	p.stop()
-	var calls atomic.Int64
-	p.cfg.Countersign = func(_ context.Context, body []byte) ([]byte, error) {
-		calls.Add(1)
-		return bytes.Repeat(body[:1], CountersignatureSize), nil
-	}
-	p.start(t)
-	ctl := gw.accept(t)
-	for ctl.Handshake() != nil { // that of the first start
-		ctl = gw.accept(t)
-	}
-	ctl.ask(t, "POST", helloPath, `{"v":1}`)
-	ctl.ask(t, "GET", reportPath+"?after=0", "")
-	early := gw.accept(t)
-	if status, _ := early.ask(t, "POST", countersign, "x"); status != 403 {
-		t.Errorf("before hello: %d", status)
-	}
-	closedBy(t, early.Conn)
-	data := func() *fake {
-		f := gw.accept(t)
-		f.ask(t, "POST", helloPath, `{"v":1}`)
-		return f
-	}
-	f := data()
-	for range 2 {
-		if status, text := f.ask(t, "POST", countersign, "x"); status != 200 || text != strings.Repeat("x", CountersignatureSize) {
-			t.Fatalf("%d %q", status, text)
-		}
-	}
-	if status, _ := f.ask(t, "POST", countersign, strings.Repeat("x", CountersignMax+1)); status != 413 {
-		t.Errorf("too long: %d", status)
-	}
-	closedBy(t, f.Conn)
-	f = data()
-	if status, _ := f.ask(t, "GET", countersign, ""); status != 400 {
-		t.Errorf("GET: %d", status)
-	}
-	closedBy(t, f.Conn)
-	if status, _ := ctl.ask(t, "POST", countersign, "x"); status != 404 {
-		t.Errorf("on the control connection: %d", status)
-	}
-	closedBy(t, ctl.Conn)
-	if n := calls.Load(); n != 2 {
-		t.Errorf("asked %d times", n)
 	}
 }
 

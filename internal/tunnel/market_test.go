@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,55 +68,6 @@ func TestMarketOfNoUse(t *testing.T) {
 		if text, err := call(t.Context(), w, "/", []byte("hi")); err != nil || text != "200 hi" {
 			t.Fatalf("%q, %v", text, err)
 		}
-	}
-}
-
-// TestMarketByHand is what the worker answers a gateway that tells as it likes.
-func TestMarketByHand(t *testing.T) {
-	t.Parallel()
-	p, gw := byHand(t, quick(), echo)
-	p.stop()
-	var calls atomic.Int64
-	p.cfg.Market = func([]byte) error {
-		calls.Add(1)
-		return nil
-	}
-	p.start(t)
-	ctl := gw.accept(t)
-	for ctl.Handshake() != nil { // that of the first start
-		ctl = gw.accept(t)
-	}
-	ctl.ask(t, "POST", helloPath, `{"v":1}`)
-	ctl.ask(t, "GET", reportPath+"?after=0", "")
-	early := gw.accept(t)
-	if status, _ := early.ask(t, "POST", marketPath, "x"); status != 403 {
-		t.Errorf("before hello: %d", status)
-	}
-	closedBy(t, early.Conn)
-	data := func() *fake {
-		f := gw.accept(t)
-		f.ask(t, "POST", helloPath, `{"v":1}`)
-		return f
-	}
-	f := data()
-	if status, text := f.ask(t, "POST", marketPath, "m"); status != 200 || text != "" {
-		t.Errorf("%d %q", status, text)
-	}
-	if status, _ := f.ask(t, "POST", marketPath, strings.Repeat("x", MarketMax+1)); status != 413 {
-		t.Errorf("too long: %d", status)
-	}
-	closedBy(t, f.Conn)
-	f = data()
-	if status, _ := f.ask(t, "GET", marketPath, ""); status != 400 {
-		t.Errorf("GET: %d", status)
-	}
-	closedBy(t, f.Conn)
-	if status, _ := ctl.ask(t, "POST", marketPath, "x"); status != 404 {
-		t.Errorf("on the control connection: %d", status)
-	}
-	closedBy(t, ctl.Conn)
-	if n := calls.Load(); n != 1 {
-		t.Errorf("told %d times", n)
 	}
 }
 

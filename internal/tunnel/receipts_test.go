@@ -117,60 +117,6 @@ func TestReceiptsOfNoKeeper(t *testing.T) {
 	}
 }
 
-// TestReceiptsByHand is what the worker answers a gateway that asks as it likes.
-func TestReceiptsByHand(t *testing.T) {
-	t.Parallel()
-	p, gw := byHand(t, quick(), echo)
-	p.stop()
-	var calls atomic.Int64
-	p.cfg.Receipts = func(_ context.Context, acks []byte) ([]byte, error) {
-		calls.Add(1)
-		return bytes.ToUpper(acks), nil
-	}
-	p.start(t)
-	ctl := gw.accept(t)
-	for ctl.Handshake() != nil { // that of the first start
-		ctl = gw.accept(t)
-	}
-	ctl.ask(t, "POST", helloPath, `{"v":1}`)
-	ctl.ask(t, "GET", reportPath+"?after=0", "")
-	early := gw.accept(t)
-	if status, _ := early.ask(t, "POST", receiptsPath, "x"); status != 403 {
-		t.Errorf("before hello: %d", status)
-	}
-	closedBy(t, early.Conn)
-	data := func() *fake {
-		f := gw.accept(t)
-		f.ask(t, "POST", helloPath, `{"v":1}`)
-		return f
-	}
-	f := data()
-	for range 2 {
-		if status, text := f.ask(t, "POST", receiptsPath, "acks"); status != 200 || text != "ACKS" {
-			t.Fatalf("%d %q", status, text)
-		}
-		if status, text := f.ask(t, "POST", "/v1/x", "hi"); status != 200 || text != "hi" {
-			t.Fatalf("%d %q", status, text)
-		}
-	}
-	if status, _ := f.ask(t, "POST", receiptsPath, strings.Repeat("x", AcksMax+1)); status != 413 {
-		t.Errorf("too long: %d", status)
-	}
-	closedBy(t, f.Conn)
-	f = data()
-	if status, _ := f.ask(t, "GET", receiptsPath, ""); status != 400 {
-		t.Errorf("GET: %d", status)
-	}
-	closedBy(t, f.Conn)
-	if status, _ := ctl.ask(t, "POST", receiptsPath, "x"); status != 404 {
-		t.Errorf("on the control connection: %d", status)
-	}
-	closedBy(t, ctl.Conn)
-	if n := calls.Load(); n != 2 {
-		t.Errorf("asked %d times", n)
-	}
-}
-
 // TestHostileReceipts: a worker's answers that are none end its connection and nothing else.
 func TestHostileReceipts(t *testing.T) {
 	t.Parallel()
