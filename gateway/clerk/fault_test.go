@@ -15,7 +15,7 @@ import (
 // before it, or after it. The request is paid once in the end, or void, and nothing is left over.
 func TestFaults(t *testing.T) {
 	for _, name := range []string{
-		"settle", "void", "sync holds", "write receipts", "sync receipts", "write hashes", "write offsets",
+		"settle", "void", "sync holds", "write receipts", "sync receipts",
 	} {
 		for i := range 4 {
 			after, killed := i&1 != 0, i&2 != 0

@@ -361,6 +361,13 @@ func (w *fakeWorker) exchange(_ context.Context, text []byte) ([]byte, error) {
 // public is the key that its keyset names.
 func (w *fakeWorker) public() ed25519.PublicKey { return key(w.id[0]).Public().(ed25519.PublicKey) }
 
+// setKey has it sign with another key from now on.
+func (w *fakeWorker) setKey(k ed25519.PrivateKey) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.key = k
+}
+
 // link is how the clerk speaks to it.
 func (w *fakeWorker) link() Link { return Link{Exchange: w.exchange, Countersign: w.countersign} }
 

@@ -77,7 +77,7 @@ func TestForged(t *testing.T) {
 	inBubble(t, func(t *testing.T, o *office, w *fakeWorker) {
 		defer o.clerk.Attach(w.id, w.link())()
 		good := w.key
-		w.key = key(50)
+		w.setKey(key(50))
 		few := o.serve(w, 1, shareMin-1)
 		sleep(3 * time.Second)
 		for _, b := range few {
@@ -95,7 +95,7 @@ func TestForged(t *testing.T) {
 		}
 		sleep(aloneFor)
 		late := o.serve(w, 200, shareMin)
-		w.key = good
+		w.setKey(good)
 		sleep(3 * time.Second)
 		for _, b := range late {
 			if r := o.logged(b.t.Request); r == nil || r.Verify(w.public()) != nil {
