@@ -146,9 +146,6 @@ type Journal struct {
 	armed   bool           // the timer runs
 	lazies  sync.WaitGroup // that it runs, or what it started
 
-	queueMu sync.Mutex // after mu
-	queue   *group     // guarded by queueMu: takes the records of calls of Write; nil if none waits
-
 	listMu   sync.Mutex // after mu
 	segments []segment  // guarded by listMu: all, in order; the last one is written to
 }
@@ -157,15 +154,6 @@ type Journal struct {
 type flush struct {
 	done chan struct{} // closed when all that was written before it began is on disk, or that failed
 	err  error         // set before done is closed
-}
-
-// group is calls of Write whose records go to the file together, by whoever of them comes to it first.
-type group struct {
-	records [][]byte
-	size    int
-	taken   bool          // somebody writes it; guarded by Journal.mu
-	done    chan struct{} // closed when it is written, or that failed
-	err     error         // set before done is closed
 }
 
 // Open opens or makes the journal in dir and recovers it. The errors are ErrLocked, ErrNewer, a *DamageError, or the
@@ -230,61 +218,18 @@ func (j *Journal) Append(ctx context.Context, records ...[]byte) error {
 // this process from then on, and the machine once a Sync or an Append that began later has returned, or Options.Lazy and
 // the time of an fsync have passed. It waits for a disk only where a segment ends. After an error none of them is in the
 // journal, but a process that dies then may leave them there.
-// Those who come while another one writes share the next write.
 func (j *Journal) Write(records ...[]byte) error {
 	size, err := sizeOf(records)
 	if err != nil || size == 0 {
 		return err
 	}
-	if j.mu.TryLock() {
-		defer j.mu.Unlock()
-		return j.writeNow(records, size)
-	}
-	g := j.enqueue(records, size)
 	j.mu.Lock()
-	if g.taken {
-		j.mu.Unlock()
-		<-g.done
-		return g.err
-	}
 	defer j.mu.Unlock()
-	g.taken = true
-	j.seal(g)
-	g.err = j.writeNow(g.records, g.size)
-	close(g.done)
-	return g.err
-}
-
-// writeNow is Write with the lock held.
-func (j *Journal) writeNow(records [][]byte, size int) error {
 	if err := j.put(records, size); err != nil {
 		return err
 	}
 	j.arm()
 	return nil
-}
-
-// enqueue puts records into the group that takes them, or into a new one.
-func (j *Journal) enqueue(records [][]byte, size int) *group {
-	j.queueMu.Lock()
-	defer j.queueMu.Unlock()
-	g := j.queue
-	if g == nil || g.size+size > AppendMax {
-		g = &group{done: make(chan struct{})}
-		j.queue = g
-	}
-	g.records = append(g.records, records...)
-	g.size += size
-	return g
-}
-
-// seal ends a group: who comes from now on is in another one.
-func (j *Journal) seal(g *group) {
-	j.queueMu.Lock()
-	defer j.queueMu.Unlock()
-	if j.queue == g {
-		j.queue = nil
-	}
 }
 
 // Sync returns when all that was written before the call is on disk. It is free if that is so already. The context ends

@@ -47,9 +47,9 @@ func benchmarkRequest(b *testing.B, rate int) {
 	before := cpu(syscall.RUSAGE_SELF)
 	var workers int64
 	for n := 0; n < b.N; n += burst {
-		began := cpu(rusageThread)
+		began := cpu(syscall.RUSAGE_THREAD)
 		terms, wires := signBurst(b, w, n, min(burst, b.N-n))
-		workers += cpu(rusageThread) - began
+		workers += cpu(syscall.RUSAGE_THREAD) - began
 		for i, t := range terms {
 			bill, err := o.clerk.Hold(ctx, t, 5200)
 			if err == nil {
@@ -87,9 +87,6 @@ func signBurst(b *testing.B, w *fakeWorker, n, requests int) (terms []*Terms, wi
 	}
 	return terms, wires
 }
-
-// rusageThread is RUSAGE_THREAD of Linux.
-const rusageThread = 1
 
 // cpu is what the process, or this thread, used of it, nanoseconds.
 func cpu(who int) int64 {

@@ -10,7 +10,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 
 	"cocoon/internal/nanoton"
@@ -288,7 +287,6 @@ func (r *Receipt) terms() *Terms {
 	return &Terms{
 		Request: r.Request, Route: r.Route, Worker: r.Worker, Keyset: r.Keyset, Epoch: r.Epoch, Model: r.Model,
 		Weights: r.Weights, Engine: r.Engine, Mode: r.Mode, Price: r.Price,
-		InMax: math.MaxInt64, OutMax: math.MaxInt64, Ceiling: math.MaxInt64,
 	}
 }
 

@@ -114,12 +114,8 @@ func challengeOver(c *h1.Conn, challenge []byte, until time.Time) ([]byte, error
 
 // attest answers a challenge, at the worker. export is nil on data connections.
 func (s *session) attest(w http.ResponseWriter, r *http.Request, export Exporter) {
-	challenge, ok := readAsked(w, r, ChallengeMax)
+	challenge, ok := readAsked(w, r, ChallengeMax, s.d.cfg.Attest != nil)
 	if !ok {
-		return
-	}
-	if s.d.cfg.Attest == nil {
-		w.WriteHeader(http.StatusNotFound) // and the connection stays, on which the gateway says what it thinks of that
 		return
 	}
 	if export != nil {

@@ -52,12 +52,8 @@ func (w *Worker) Countersign(ctx context.Context, body []byte) ([]byte, error) {
 
 // countersign signs receipts again, at the worker.
 func (s *session) countersign(w http.ResponseWriter, r *http.Request) {
-	body, ok := readAsked(w, r, CountersignMax)
+	body, ok := readAsked(w, r, CountersignMax, s.d.cfg.Countersign != nil)
 	if !ok {
-		return
-	}
-	if s.d.cfg.Countersign == nil {
-		w.WriteHeader(http.StatusNotFound) // and the connection stays, which serves requests as well
 		return
 	}
 	answer, err := s.d.cfg.Countersign(r.Context(), body)

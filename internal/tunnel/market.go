@@ -38,12 +38,8 @@ func (w *Worker) Market(ctx context.Context, text []byte) error {
 
 // market takes what the gateway tells of demand, at the worker.
 func (s *session) market(w http.ResponseWriter, r *http.Request) {
-	text, ok := readAsked(w, r, MarketMax)
+	text, ok := readAsked(w, r, MarketMax, s.d.cfg.Market != nil)
 	if !ok {
-		return
-	}
-	if s.d.cfg.Market == nil {
-		w.WriteHeader(http.StatusNotFound) // and the connection stays, which serves requests as well
 		return
 	}
 	err := s.d.cfg.Market(text)

@@ -101,12 +101,8 @@ func refusedBy(sentinel error, status int, answer []byte, lacks string) error {
 
 // receipts takes acknowledgements and presents receipts, at the worker.
 func (s *session) receipts(w http.ResponseWriter, r *http.Request) {
-	acks, ok := readAsked(w, r, AcksMax)
+	acks, ok := readAsked(w, r, AcksMax, s.d.cfg.Receipts != nil)
 	if !ok {
-		return
-	}
-	if s.d.cfg.Receipts == nil {
-		w.WriteHeader(http.StatusNotFound) // and the connection stays, which serves requests as well
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.d.t.receipts)
@@ -121,8 +117,9 @@ func (s *session) receipts(w http.ResponseWriter, r *http.Request) {
 	answerAsked(w, "text/plain; charset=utf-8", answer, err)
 }
 
-// readAsked reads the body of what the gateway asks the worker itself; false if it can't be, and then it is answered.
-func readAsked(w http.ResponseWriter, r *http.Request, limit int64) (body []byte, ok bool) {
+// readAsked reads the body of what the gateway asks the worker itself; false if it can't be, or the worker does not serve
+// that, and then it is answered.
+func readAsked(w http.ResponseWriter, r *http.Request, limit int64, serves bool) (body []byte, ok bool) {
 	if r.Method != http.MethodPost {
 		refuse(w, http.StatusBadRequest)
 		return nil, false
@@ -132,5 +129,8 @@ func readAsked(w http.ResponseWriter, r *http.Request, limit int64) (body []byte
 		refuse(w, http.StatusRequestEntityTooLarge)
 		return nil, false
 	}
-	return body, true
+	if !serves {
+		w.WriteHeader(http.StatusNotFound) // and the connection stays: there is more to say or to serve on it
+	}
+	return body, serves
 }
