@@ -89,7 +89,7 @@ func (r *Reader) Close() error { return errors.Join(r.file.Close(), r.closeIndex
 
 // add adds a receipt to the tail.
 func (r *Reader) add(offset int64, record []byte) error {
-	s, err := receipt.Parse(record)
+	s, err := receipt.ParseRecord(record)
 	if err != nil {
 		return fmt.Errorf("%w at %d: %w", recordfile.ErrDamaged, offset, err)
 	}
@@ -148,7 +148,7 @@ func (r *Reader) get(at int64) (*receipt.Signed, error) {
 	if err != nil {
 		return nil, err
 	}
-	return receipt.Parse(record)
+	return receipt.ParseRecord(record)
 }
 
 // Report is what an audit found.
@@ -221,14 +221,14 @@ type audit struct {
 
 // receipt checks the next one.
 func (a *audit) receipt(offset int64, record []byte) (*receipt.Signed, error) {
-	s, err := receipt.Parse(record)
+	s, err := receipt.ParseRecord(record)
 	if err == nil {
 		err = s.Arithmetic()
 	}
 	if err != nil {
 		return nil, err
 	}
-	hashes := a.edge.add(nil, a.n, tlog.RecordHash(record))
+	hashes := a.edge.add(nil, a.n, leaf(s))
 	if found, err := a.r.find(s.ID()); err != nil || found != a.n {
 		return nil, fmt.Errorf("by its ID %v is found %d: %w", s.ID(), found, errors.Join(err, ErrRewritten))
 	}

@@ -180,22 +180,28 @@ type placed struct {
 	offset int64
 }
 
-// place is a receipt and its record, which begins at an offset.
-func place(r *receipt.Signed, record []byte, offset int64) placed {
+// place is a receipt whose record begins at an offset.
+func place(r *receipt.Signed, offset int64) placed {
 	keys := [kinds]uint64{ids: prefix(r.ID()), requests: prefix(requestKey(r.Request))}
-	return placed{keys, tlog.RecordHash(record), offset}
+	return placed{keys, leaf(r), offset}
+}
+
+// leaf is the hash of a receipt's leaf in the tree, which is its ID.
+func leaf(r *receipt.Signed) tlog.Hash {
+	id := r.ID()
+	return tlog.RecordHash(id[:])
 }
 
 // addRecord adds the next receipt as it is on disk.
 func (x *index) addRecord(offset int64, record []byte) error {
-	r, err := receipt.Parse(record)
+	r, err := receipt.ParseRecord(record)
 	if err != nil {
 		return fmt.Errorf("%w at %d: %w", recordfile.ErrDamaged, offset, err)
 	}
 	if err := x.room(); err != nil {
 		return err
 	}
-	x.add([]placed{place(r, record, 0)}, offset, offset+recordfile.FrameSize+int64(len(record)))
+	x.add([]placed{place(r, 0)}, offset, offset+recordfile.FrameSize+int64(len(record)))
 	return nil
 }
 

@@ -1,7 +1,7 @@
 // Package tally is the gateway's log of receipts: a Merkle tree that only grows, so that a bill can't be rewritten
 // later. It proves that a receipt is in the log, and that the log of today continues that of yesterday.
 //
-// The truth is one file of receipts, in their wire form, each of which is a leaf (RFC 6962 hashing; docs/protocol.md,
+// The truth is one file of receipts, in their record form; the ID of each is a leaf (RFC 6962 hashing; docs/protocol.md,
 // section 6). Append returns when they are in it on disk: one write and one fsync a batch. Beside it, and made anew from
 // it when they are missing or behind, are the tree's hashes (package tlog's stored hashes, of which its tiles are made),
 // the receipts' offsets, and their IDs and requests, sorted in runs that are merged as they become many. Of the last
@@ -37,7 +37,7 @@ import (
 
 // Names in the folder, and the magic line of the receipts.
 const (
-	magic        = "cocoon-tally/v1\n"
+	magic        = "cocoon-tally/v2\n"
 	receiptsName = "receipts"
 	hashesName   = "hashes"
 	offsetsName  = "offsets"
@@ -307,11 +307,10 @@ func (l *Log) append(receipts []*receipt.Signed) ([]int64, error) {
 // add adds a receipt to the batch, and gives the index that it will have.
 func (l *Log) add(r *receipt.Signed) (int64, error) {
 	at, offset := l.index.size()+int64(len(l.list)), l.records.Len()
-	record, err := l.records.Add(r)
-	if err != nil {
+	if err := l.records.Add(r); err != nil {
 		return 0, err
 	}
-	l.list = append(l.list, place(r, record, offset))
+	l.list = append(l.list, place(r, offset))
 	l.fresh[r.ID()] = at
 	return at, nil
 }
@@ -332,14 +331,18 @@ func (l *Log) Get(at int64) (*receipt.Signed, error) {
 	if err != nil {
 		return nil, err
 	}
+	r, err := receipt.ParseRecord(record)
+	if err != nil {
+		return nil, err
+	}
 	hashes, err := l.index.ReadHashes([]int64{tlog.StoredHashIndex(0, at)})
 	if err != nil {
 		return nil, err
 	}
-	if hashes[0] != tlog.RecordHash(record) {
+	if hashes[0] != leaf(r) {
 		return nil, fmt.Errorf("%w: the receipt at index %d is not its leaf", ErrRewritten, at)
 	}
-	return receipt.Parse(record)
+	return r, nil
 }
 
 // Find is the index of the receipt with an ID; ErrAbsent if there is none.

@@ -48,6 +48,9 @@ func signed(n int) *receipt.Signed {
 	return s
 }
 
+// id is what the log proves of a receipt.
+func id(r *receipt.Signed) []byte { d := r.ID(); return d[:] }
+
 func config(t testing.TB) Config { return Config{Dir: t.TempDir(), Origin: origin, Key: key(1)} }
 
 func open(t testing.TB, c Config) *Log {
@@ -190,10 +193,10 @@ func TestProofs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := p.Check(signed(i).Wire(), v); err != nil || p.Index != int64(i) {
+			if _, err := p.Check(id(signed(i)), v); err != nil || p.Index != int64(i) {
 				t.Fatalf("%d of %d: %v", i, n+1, err)
 			}
-			if _, err := p.Check(signed((i+1)%(n+2)).Wire(), v); !errors.Is(err, treeproof.ErrInclusion) {
+			if _, err := p.Check(id(signed((i+1)%(n+2))), v); !errors.Is(err, treeproof.ErrInclusion) {
 				t.Fatalf("%d of %d proves another: %v", i, n+1, err)
 			}
 		}
@@ -261,7 +264,7 @@ func TestGrown(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := tlog.CheckRecord(p, n, h.Tree.Hash, i, tlog.RecordHash(signed(int(i)).Wire())); err != nil {
+		if err := tlog.CheckRecord(p, n, h.Tree.Hash, i, leaf(signed(int(i)))); err != nil {
 			t.Errorf("receipt %d by tiles: %v", i, err)
 		}
 	}
@@ -578,7 +581,7 @@ func TestConcurrent(t *testing.T) {
 					t.Errorf("request %d: at %d, %+v, %v", n, at[0], p, err)
 					return
 				}
-				if _, err := p.Check(r.Wire(), nil); err != nil {
+				if _, err := p.Check(id(r), nil); err != nil {
 					t.Errorf("request %d: %v", n, err)
 				}
 			}

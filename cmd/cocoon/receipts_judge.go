@@ -192,7 +192,8 @@ func (j *slipJudge) checkLog(s *slip) {
 		s.fail(inclusion, err.Error(), "a proof")
 		return
 	}
-	h, err := p.Check(s.Wire(), nil)
+	id := s.ID()
+	h, err := p.Check(id[:], nil)
 	if err != nil {
 		s.fail(inclusion, err.Error(), "a path from the receipt to the tree head")
 		return
@@ -204,7 +205,7 @@ func (j *slipJudge) checkLog(s *slip) {
 		})
 		return
 	}
-	_, err = p.Check(s.Wire(), j.log)
+	_, err = p.Check(id[:], j.log)
 	s.compare(head, err, "signed by the key of the log "+j.log.Name())
 }
 

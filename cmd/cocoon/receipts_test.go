@@ -228,11 +228,10 @@ func TestReceiptsOfGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	verifier := receipt.NewVerifier(signingKey(1).Public().(ed25519.PublicKey))
-	shared, err := verifier.Share([]*receipt.Signed{batch[2], single, batch[0]}, signature)
-	if err != nil {
+	if err := verifier.Share([]*receipt.Signed{batch[2], single, batch[0]}, signature); err != nil {
 		t.Fatal(err)
 	}
-	countersigned := p.file(t, "countersigned", string((&receipt.Item{Signed: shared[1], Keyset: p.keyset}).Append(nil)))
+	countersigned := p.file(t, "countersigned", string((&receipt.Item{Signed: single, Keyset: p.keyset}).Append(nil)))
 	p.judge(t, countersigned, "--evidence", evidence).want(t, exitRejected, simulatedLast, "PASS  receipt.signature", "PASS  evidence.verdict")
 	moved := strings.Replace(string(batch[1].Wire()), "batch index 1 ", "batch index 0 ", 1)
 	p.judge(t, p.file(t, "moved", moved), "--evidence", evidence).want(t, exitRejected, "\nREJECTED: receipt ", "receipt.signature")
@@ -321,8 +320,8 @@ func TestReceiptsEveryByte(t *testing.T) {
 func TestReceiptsLog(t *testing.T) {
 	p := newPaid(t)
 	a := forge(t, p.receipt(), signingKey(1))
-	other := tlog.RecordHash([]byte("another record"))
-	head := treeproof.Head{Origin: logName, Tree: tlog.Tree{N: 2, Hash: tlog.NodeHash(tlog.RecordHash(a.Wire()), other)}}
+	id, other := a.ID(), tlog.RecordHash([]byte("another record"))
+	head := treeproof.Head{Origin: logName, Tree: tlog.Tree{N: 2, Hash: tlog.NodeHash(tlog.RecordHash(id[:]), other)}}
 	note, err := head.Sign(signingKey(3))
 	if err != nil {
 		t.Fatal(err)

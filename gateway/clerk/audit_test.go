@@ -1,7 +1,6 @@
 package clerk
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -98,7 +97,8 @@ func TestAuditFinds(t *testing.T) {
 			path := filepath.Join(dir, "receipts", "receipts")
 			text, err := os.ReadFile(path)
 			if err == nil {
-				err = os.WriteFile(path, bytes.Replace(text, []byte("kind final"), []byte("kind fjnal"), 1), 0o600)
+				text[len(text)/2] ^= 1
+				err = os.WriteFile(path, text, 0o600)
 			}
 			if err != nil {
 				t.Fatal(err)

@@ -69,15 +69,14 @@ func (c *Clerk) share(ctx context.Context, k *keyset, list []*entry) bool {
 	for i, e := range list {
 		receipts[i] = e.paid
 	}
-	shared, err := p.countersign(ctx, k, receipts)
-	if err != nil {
+	if err := p.countersign(ctx, k, receipts); err != nil {
 		if ctx.Err() == nil && p.ctx.Err() == nil {
 			c.leaveAlone(k.worker, err)
 		}
 		return false
 	}
-	for i, e := range list {
-		e.paid, e.vouched = shared[i], true
+	for _, e := range list {
+		e.vouched = true
 	}
 	c.counts.vouch(len(list), true)
 	return true
@@ -105,21 +104,20 @@ func (c *Clerk) leaveAlone(id receipt.Digest, why error) {
 	}
 }
 
-// countersign asks for one signature over receipts of a keyset, and gives the receipts with it.
-func (p *peer) countersign(ctx context.Context, k *keyset, list []*receipt.Signed) ([]*receipt.Signed, error) {
+// countersign asks for one signature over receipts of a keyset, and gives it to them.
+func (p *peer) countersign(ctx context.Context, k *keyset, list []*receipt.Signed) error {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
 	answer, err := p.link.Countersign(ctx, receipt.CountersignBody(list[0].Keyset, list))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(answer) != ed25519.SignatureSize {
-		return nil, fmt.Errorf("a signature of %d bytes", len(answer))
+		return fmt.Errorf("a signature of %d bytes", len(answer))
 	}
-	shared, err := k.verifier.Share(list, [ed25519.SignatureSize]byte(answer))
-	if err != nil {
-		return nil, fmt.Errorf("checking its signature: %w", err)
+	if err := k.verifier.Share(list, [ed25519.SignatureSize]byte(answer)); err != nil {
+		return fmt.Errorf("checking its signature: %w", err)
 	}
-	return shared, nil
+	return nil
 }

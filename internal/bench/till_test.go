@@ -122,7 +122,7 @@ func TestMockCountersigns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := receipt.NewVerifier(keyset.Receipt).Share(all, [ed25519.SignatureSize]byte(signature)); err != nil {
+	if err := receipt.NewVerifier(keyset.Receipt).Share(all, [ed25519.SignatureSize]byte(signature)); err != nil {
 		t.Error(err)
 	}
 	for _, body := range [][]byte{nil, receipt.CountersignBody(receipt.Digest{1}, all)} {

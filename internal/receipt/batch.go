@@ -3,7 +3,6 @@ package receipt
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"math/bits"
@@ -26,7 +25,7 @@ func SignBatch(rs []Receipt, key ed25519.PrivateKey) ([]*Signed, error) {
 		return nil, fmt.Errorf("a batch of %d receipts, want 1 to %d", len(rs), BatchMax)
 	}
 	batch, all := make([]*Signed, len(rs)), make([]Signed, len(rs))
-	texts := make([]byte, 0, len(rs)*textUsual) // one after the other
+	text := make([]byte, 0, textUsual)
 	for i := range rs {
 		r := &rs[i]
 		if err := r.Validate(); err != nil {
@@ -35,30 +34,17 @@ func SignBatch(rs []Receipt, key ed25519.PrivateKey) ([]*Signed, error) {
 		if err := r.Arithmetic(); err != nil {
 			return nil, err
 		}
-		from := len(texts)
-		texts = r.append(texts)
-		all[i] = Signed{Receipt: *r, id: digest(texts[from:]), size: len(texts) - from}
+		text = r.append(text[:0])
+		all[i] = Signed{Receipt: *r, id: digest(text)}
 		batch[i] = &all[i]
 	}
-	over, t := all[0].id, newTree(len(rs), func(i int) Digest { return all[i].id })
-	if len(rs) > 1 {
-		over = t.digest()
+	if len(rs) == 1 {
+		all[0].signature = [ed25519.SignatureSize]byte(ed25519.Sign(key, all[0].id[:]))
+		return batch, nil
 	}
-	signature := [ed25519.SignatureSize]byte(ed25519.Sign(key, over[:]))
-	b := make([]byte, 0, WireMax)
-	for i, s := range batch {
-		b = append(b[:0], texts[:s.size]...)
-		texts = texts[s.size:]
-		if len(rs) > 1 {
-			b = t.appendPlace(b, i)
-		}
-		s.signature, s.wire = signature, string(appendSignature(b, &signature))
-	}
+	t := treeOf(batch)
+	t.share(batch, [ed25519.SignatureSize]byte(ed25519.Sign(key, t.over[:])))
 	return batch, nil
-}
-
-func appendSignature(b []byte, signature *[ed25519.SignatureSize]byte) []byte {
-	return append(base64.StdEncoding.AppendEncode(append(b, signatureHead...), signature[:]), '\n')
 }
 
 // batchDigest is what is signed for a batch. It holds the size, which the root alone does not fix: a path then has one
@@ -69,13 +55,14 @@ func batchDigest(size int, root Digest) Digest {
 	return sha256.Sum256(append(b, root[:]...))
 }
 
-// tree is a Merkle tree (RFC 9162 2.1) over IDs.
+// tree is a Merkle tree (RFC 9162 2.1) over the IDs of a batch.
 type tree struct {
 	size   int
 	hashes []Digest // level after level, the root is the last
+	over   Digest   // what is signed
 }
 
-func newTree(size int, id func(i int) Digest) tree {
+func newTree(size int, id func(i int) Digest) *tree {
 	hashes := make([]Digest, size, 2*size+bits.Len(uint(size))) // of each level half, but for the last of an odd number
 	for i := range hashes {
 		hashes[i] = leaf(id(i))
@@ -89,49 +76,80 @@ func newTree(size int, id func(i int) Digest) tree {
 		}
 		from, n = from+n, (n+1)/2
 	}
-	return tree{size, hashes}
+	return &tree{size, hashes, batchDigest(size, hashes[len(hashes)-1])}
 }
 
-// digest is what is signed for the batch.
-func (t *tree) digest() Digest { return batchDigest(t.size, t.hashes[len(t.hashes)-1]) }
+// place is where a receipt is in its batch, and what leads from there to the root. The zero value is that of a receipt that
+// was signed by itself.
+type place struct {
+	index, size int
+	path        []Digest // siblings, the leaf's first, if they were read
+	tree        *tree    // else they are in here
+}
 
-// appendPlace appends the line that leads from the receipt with an index to the root.
-func (t *tree) appendPlace(b []byte, index int) []byte {
-	b = appendNumber(append(b, batchHead...), "index ", int64(index))
-	b = append(appendNumber(b, " size ", int64(t.size)), " path"...)
-	for i, from, n := index, 0, t.size; n > 1; i, from, n = i/2, from+n, (n+1)/2 {
-		if i^1 < n {
-			b = appendDigest(b, " ", t.hashes[from+(i^1)])
+// siblings gives the path's hashes, and which of them are on the left.
+func (p *place) siblings(f func(sibling *Digest, left bool)) {
+	read := 0
+	for i, from, n := p.index, 0, p.size; n > 1; i, from, n = i/2, from+n, (n+1)/2 {
+		switch {
+		case i^1 >= n: // there is none
+		case p.tree != nil:
+			f(&p.tree.hashes[from+(i^1)], i%2 == 1)
+		default:
+			f(&p.path[read], i%2 == 1)
+			read++
 		}
 	}
+}
+
+// siblings counts the hashes from an index to the root.
+func siblings(index, size int) (count int) {
+	for i, n := index, size; n > 1; i, n = i/2, (n+1)/2 {
+		if i^1 < n {
+			count++
+		}
+	}
+	return count
+}
+
+// over is what is signed for the batch, if the receipt with an ID is there.
+func (p *place) over(id *Digest) Digest {
+	if p.tree != nil {
+		return p.tree.over
+	}
+	hash := leaf(*id)
+	p.siblings(func(sibling *Digest, left bool) {
+		if left {
+			hash = node(sibling, &hash)
+		} else {
+			hash = node(&hash, sibling)
+		}
+	})
+	return batchDigest(p.size, hash)
+}
+
+// append appends the line that says it.
+func (p *place) append(b []byte) []byte {
+	b = appendNumber(append(b, batchHead...), "index ", int64(p.index))
+	b = append(appendNumber(b, " size ", int64(p.size)), " path"...)
+	p.siblings(func(sibling *Digest, _ bool) { b = appendDigest(b, " ", *sibling) })
 	return append(b, '\n')
 }
 
-// place reads such a line, and gives the batch's size. hash is the leaf's, and becomes the root's; nil: only the form counts.
-func (p *parser) place(hash *Digest) (size int) {
-	index, all := p.number(batchHead+"index "), p.number(" size ")
-	if all < 2 || all > BatchMax || index >= all {
+// place reads such a line.
+func (p *parser) place(into *place) {
+	index, size := p.number(batchHead+"index "), p.number(" size ")
+	if size < 2 || size > BatchMax || index >= size {
 		p.fail(" size ")
-		return 0
+		return
 	}
 	p.literal(" path")
-	for i, n := index, all; n > 1; i, n = i/2, (n+1)/2 {
-		if i^1 >= n {
-			continue
-		}
-		if hash == nil {
-			p.digest(" ", nil)
-			continue
-		}
-		var sibling Digest
-		if p.digest(" ", &sibling); i%2 == 0 {
-			*hash = node(hash, &sibling)
-		} else {
-			*hash = node(&sibling, hash)
-		}
+	*into = place{index: int(index), size: int(size)}
+	into.path = make([]Digest, siblings(into.index, into.size))
+	for i := range into.path {
+		p.digest(" ", &into.path[i])
 	}
 	p.literal("\n")
-	return int(all)
 }
 
 func leaf(id Digest) Digest {

@@ -39,33 +39,30 @@ func SignIDs(ids []Digest, key ed25519.PrivateKey) (signature [ed25519.Signature
 		return signature, fmt.Errorf("signing %d receipts again, want 2 to %d", len(ids), BatchMax)
 	}
 	t := newTree(len(ids), func(i int) Digest { return ids[i] })
-	over := t.digest()
-	return [ed25519.SignatureSize]byte(ed25519.Sign(key, over[:])), nil
+	return [ed25519.SignatureSize]byte(ed25519.Sign(key, t.over[:])), nil
 }
 
-// shared is a batch that its receipts know, so that their places in it are written only when they are asked for.
-type shared struct {
-	tree
-	over Digest
-}
+// treeOf is the tree over receipts in this order.
+func treeOf(rs []*Signed) *tree { return newTree(len(rs), func(i int) Digest { return rs[i].id }) }
 
-// Share verifies one signature over receipts in this order, 2 to BatchMax, and gives each with its place in that batch and
-// that signature, in place of its own, which need not be good. The error is ErrSignature.
-func (v *Verifier) Share(rs []*Signed, signature [ed25519.SignatureSize]byte) ([]*Signed, error) {
-	if len(rs) < 2 || len(rs) > BatchMax {
-		return nil, fmt.Errorf("%w: it is of %d receipts, want 2 to %d", ErrSignature, len(rs), BatchMax)
-	}
-	b := &shared{tree: newTree(len(rs), func(i int) Digest { return rs[i].id })}
-	b.over = b.digest()
-	if err := v.verify(verified{b.over, signature}); err != nil {
-		return nil, err
-	}
-	placed, all := make([]*Signed, len(rs)), make([]Signed, len(rs))
+// share gives receipts their places in their tree, and the signature over it.
+func (t *tree) share(rs []*Signed, signature [ed25519.SignatureSize]byte) {
 	for i, s := range rs {
-		all[i] = Signed{
-			Receipt: s.Receipt, id: s.id, signature: signature, wire: s.wire[:s.size], size: s.size, batch: b, index: i,
-		}
-		placed[i] = &all[i]
+		s.signature, s.place = signature, place{index: i, size: t.size, tree: t}
 	}
-	return placed, nil
+}
+
+// Share verifies one signature over receipts in this order, 2 to BatchMax, and gives each its place in that batch and that
+// signature, in place of its own, which need not be good. Nobody else may be using the receipts. The error is ErrSignature,
+// and they are what they were.
+func (v *Verifier) Share(rs []*Signed, signature [ed25519.SignatureSize]byte) error {
+	if len(rs) < 2 || len(rs) > BatchMax {
+		return fmt.Errorf("%w: it is of %d receipts, want 2 to %d", ErrSignature, len(rs), BatchMax)
+	}
+	t := treeOf(rs)
+	if err := v.verify(verified{t.over, signature}); err != nil {
+		return err
+	}
+	t.share(rs, signature)
+	return nil
 }

@@ -23,6 +23,15 @@ func singles(t testing.TB, n int) (rs []Receipt, all []*Signed) {
 	return rs, all
 }
 
+// copies are of receipts that are to stay what they are.
+func copies(rs []*Signed) (all []*Signed) {
+	for _, s := range rs {
+		c := *s
+		all = append(all, &c)
+	}
+	return all
+}
+
 func idsOf(rs []*Signed) (ids []Digest) {
 	for _, s := range rs {
 		ids = append(ids, s.ID())
@@ -55,22 +64,25 @@ func TestShare(t *testing.T) {
 			}
 		}
 		v := NewVerifier(public(testKey(1)))
-		shared, err := v.Share(all, mustSignIDs(t, all))
-		if err != nil || len(shared) != n {
-			t.Fatalf("%d: %d, %v", n, len(shared), err)
+		shared := copies(all)
+		if err := v.Share(shared, mustSignIDs(t, all)); err != nil {
+			t.Fatalf("%d: %v", n, err)
 		}
-		again, err := v.Share(shared, mustSignIDs(t, shared)) // it may be asked again
-		if err != nil {
+		again := copies(shared)
+		if err := v.Share(again, mustSignIDs(t, shared)); err != nil { // it may be asked again
 			t.Fatal(err)
 		}
 		for i, s := range shared {
 			wire := s.Wire()
 			back, err := Parse(wire)
-			if err != nil || *back != *want[i] || !bytes.Equal(wire, want[i].Wire()) || !bytes.Equal(wire, again[i].Wire()) {
+			if err != nil || !same(back, want[i]) || !bytes.Equal(wire, want[i].Wire()) || !bytes.Equal(wire, again[i].Wire()) {
 				t.Fatalf("%d of %d: %v\n%s", i, n, err, wire)
 			}
 			if s.ID() != all[i].ID() || s.Receipt != all[i].Receipt || !bytes.Equal(s.Append([]byte("x"))[1:], wire) {
 				t.Fatalf("%d of %d is another receipt", i, n)
+			}
+			if kept, err := ParseRecord(s.AppendRecord(nil)); err != nil || !same(kept, s) || v.Verify(kept) != nil {
+				t.Fatalf("%d of %d as a record: %v", i, n, err)
 			}
 			if errors.Join(back.Verify(public(testKey(1))), s.Verify(public(testKey(1))), v.Verify(s)) != nil {
 				t.Fatalf("%d of %d does not verify", i, n)
@@ -106,8 +118,8 @@ func TestShareForged(t *testing.T) {
 	good := mustSignIDs(t, all)
 	noise := slices.Clone(all)
 	noise[2], noise[3] = unsigned(t, all[2]), unsigned(t, batch(t, 5)[3])
-	shared, err := key.Share(noise, good)
-	if err != nil {
+	shared := copies(noise)
+	if err := key.Share(shared, good); err != nil {
 		t.Fatal(err)
 	}
 	for i, s := range shared { // the worker has signed them, now
@@ -146,8 +158,14 @@ func TestShareForged(t *testing.T) {
 		"no key":           {NewVerifier(nil), all, good},
 		"a key of garbage": {NewVerifier(make([]byte, 5)), all, good},
 	} {
-		if shared, err := c.v.Share(c.rs, c.signature); !errors.Is(err, ErrSignature) || shared != nil {
-			t.Errorf("%s: %v, %v", name, shared, err)
+		rs := copies(c.rs)
+		if err := c.v.Share(rs, c.signature); !errors.Is(err, ErrSignature) {
+			t.Errorf("%s: %v", name, err)
+		}
+		for i, s := range rs {
+			if !same(s, c.rs[i]) {
+				t.Errorf("%s: receipt %d has changed", name, i)
+			}
 		}
 	}
 }
@@ -220,24 +238,21 @@ func BenchmarkShare(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				clear(v.verified) // else it is not verified again
-				if _, err := v.Share(all, signature); err != nil {
+				if err := v.Share(all, signature); err != nil {
 					b.Fatal(err)
 				}
 			}
 			perReceipt(b)
 		})
-		b.Run(fmt.Sprintf("append/%d", n), func(b *testing.B) {
-			shared, err := NewVerifier(public(testKey(1))).Share(all, signature)
-			if err != nil {
-				b.Fatal(err)
-			}
-			out := make([]byte, 0, WireMax)
+		b.Run(fmt.Sprintf("record/%d", n), func(b *testing.B) {
+			out := make([]byte, 0, RecordMax)
 			b.ReportAllocs()
 			for b.Loop() {
-				for _, s := range shared {
-					out = s.Append(out[:0])
+				for _, s := range all {
+					out = s.AppendRecord(out[:0])
 				}
 			}
+			b.ReportMetric(float64(len(out)), "bytes")
 			perReceipt(b)
 		})
 		b.Run(fmt.Sprintf("sign/%d", n), func(b *testing.B) {

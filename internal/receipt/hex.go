@@ -22,7 +22,7 @@ func values(digits uint64) uint64 {
 }
 
 // isHex tells whether text, whose length is a multiple of 8, is lower-case hex digits.
-func isHex(text string) bool {
+func isHex[T string | []byte](text T) bool {
 	strange := uint64(0)
 	for ; len(text) >= 8; text = text[8:] {
 		b := load(text)
@@ -32,15 +32,18 @@ func isHex(text string) bool {
 }
 
 // parse reads the lower-case hex digits that text begins with, which is as long as they are or longer; false if it has others.
-func (d *Digest) parse(text string) bool {
+func (d *Digest) parse(text []byte) bool { return readHex(d[:], text) }
+
+// readHex reads a multiple of 4 bytes from the digits that text begins with, as parse does.
+func readHex(into, text []byte) bool {
 	strange := uint64(0)
-	for i := range len(d) / 4 {
-		b := load(text[8*i:])
+	for ; len(into) >= 4; into, text = into[4:], text[8:] {
+		b := binary.LittleEndian.Uint64(text)
 		v := values(b)
 		strange |= digits(v) ^ b
 		v = (v<<4 | v>>8) & 0x00ff00ff00ff00ff // pairs of digits
 		v = (v | v>>8) & 0x0000ffff0000ffff
-		binary.LittleEndian.PutUint32(d[4*i:], uint32(v|v>>16))
+		binary.LittleEndian.PutUint32(into, uint32(v|v>>16))
 	}
 	return strange == 0
 }
@@ -57,7 +60,7 @@ func appendHex(b, from []byte) []byte {
 }
 
 // load is the first eight bytes as a number, the first one the lowest.
-func load(s string) uint64 {
+func load[T string | []byte](s T) uint64 {
 	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
 		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }

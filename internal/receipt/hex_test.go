@@ -17,7 +17,7 @@ func TestHex(t *testing.T) {
 			want, err := hex.DecodeString(string(text))
 			fine := err == nil && bytes.Equal(bytes.ToLower(text), text)
 			var d Digest
-			if got := d.parse(string(text)); got != fine || isHex(string(text)) != fine {
+			if got := d.parse(text); got != fine || isHex(string(text)) != fine {
 				t.Fatalf("byte %#x at %d: %v, want %v", c, at, got, fine)
 			}
 			if !fine {

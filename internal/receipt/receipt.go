@@ -90,7 +90,9 @@ func ParseDigest(s string) (Digest, error) {
 	if len(s) != digestText {
 		return Digest{}, fmt.Errorf("%w: a digest of %d characters, want 64", ErrForm, len(s))
 	}
-	if !d.parse(s) {
+	var b [digestText]byte
+	copy(b[:], s)
+	if !d.parse(b[:]) {
 		return Digest{}, fmt.Errorf("%w: a digest that is not 64 lower-case hex digits", ErrForm)
 	}
 	return d, nil
@@ -329,15 +331,12 @@ func atMost(field string, got, most int64) error {
 	return &MismatchError{field, fmt.Sprint(got), fmt.Sprintf("at most %d", most)}
 }
 
-// Signed is a receipt with its signature. It is made by Sign, SignBatch, Share and Parse, and not changed afterwards.
+// Signed is a receipt with its signature. It is made by Sign, SignBatch, Parse and ParseRecord, and changed by Share alone.
 type Signed struct {
 	Receipt
 	id        Digest
 	signature [ed25519.SignatureSize]byte
-	wire      string  // all of it, or only its text if the rest is of the batch
-	size      int     // of its text, which wire begins with
-	batch     *shared // nil: wire has all
-	index     int     // in the batch
+	place     place
 }
 
 // Is tells whether data begins as a receipt does.
@@ -380,14 +379,10 @@ func verify(key ed25519.PublicKey, over Digest, signature *[ed25519.SignatureSiz
 
 // over is what is signed: the ID, or of a batch what stands for all IDs of it.
 func (s *Signed) over() Digest {
-	switch {
-	case s.batch != nil:
-		return s.batch.over
-	case s.size == len(s.wire)-signatureLine:
+	if s.place.size == 0 {
 		return s.id
 	}
-	p, hash := parser{rest: s.wire[s.size:]}, leaf(s.id)
-	return batchDigest(p.place(&hash), hash)
+	return s.place.over(&s.id)
 }
 
 // digest hashes a receipt's text for the one purpose that a receipt key signs for.

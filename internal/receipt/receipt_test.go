@@ -181,7 +181,7 @@ func TestEveryField(t *testing.T) {
 		if r == sample() {
 			t.Fatalf("%s: unchanged", name)
 		}
-		wire := append(r.append(nil), s.wire[strings.Index(s.wire, signatureHead):]...)
+		wire := append(r.append(nil), s.Wire()[bytes.Index(s.Wire(), []byte(signatureHead)):]...)
 		other, err := Parse(wire)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

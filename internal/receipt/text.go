@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"strings"
 
 	"cocoon/internal/nanoton"
 )
@@ -46,39 +45,30 @@ func appendNumber(b []byte, name string, n int64) []byte {
 
 // Append appends the wire form: the text, in a batch a line with its place there, and a line with the signature.
 func (s *Signed) Append(b []byte) []byte {
-	b = append(b, s.wire...)
-	if s.batch == nil {
-		return b
+	b = s.append(b)
+	if s.place.size != 0 {
+		b = s.place.append(b)
 	}
-	return appendSignature(s.batch.appendPlace(b, s.index), &s.signature)
+	b = base64.StdEncoding.AppendEncode(append(b, signatureHead...), s.signature[:])
+	return append(b, '\n')
 }
 
 // Wire is the wire form.
-func (s *Signed) Wire() []byte {
-	size := len(s.wire)
-	if s.batch != nil {
-		size = WireMax
-	}
-	return s.Append(make([]byte, 0, size))
-}
+func (s *Signed) Wire() []byte { return s.Append(make([]byte, 0, textUsual+signatureLine)) }
 
 // Parse reads one receipt in its wire form, and nothing after it. It refuses all that Append would have written in
-// another way, so that a receipt has one spelling; it does not verify the signature. Request and Model are parts of a copy
-// of wire: who keeps one of them for long clones it. Errors are ErrForm.
+// another way, so that a receipt has one spelling; it does not verify the signature. It keeps nothing of wire. Errors are
+// ErrForm.
 func Parse(wire []byte) (*Signed, error) {
-	if len(wire) > WireMax {
+	lines, ok := bytes.CutSuffix(wire, []byte("\n"))
+	if !ok {
 		return nil, errEnd()
 	}
-	return parse(string(wire))
+	return parse(lines)
 }
 
 // ParseEvent is Parse of a receipt that came with an answer, where its last line feed may be missing.
-func ParseEvent(data []byte) (*Signed, error) {
-	if n := len(data); n == 0 || n >= WireMax || data[n-1] == '\n' {
-		return Parse(data)
-	}
-	return parse(string(data) + "\n")
-}
+func ParseEvent(data []byte) (*Signed, error) { return parse(bytes.TrimSuffix(data, []byte("\n"))) }
 
 func errEnd() error {
 	return fmt.Errorf("%w: no line with a signature at its end, or more than %d bytes", ErrForm, WireMax)
@@ -91,52 +81,51 @@ func parseFirst(b []byte) (s *Signed, rest []byte, err error) {
 	if size == 0 || end > min(len(b), WireMax) {
 		return nil, nil, errEnd()
 	}
-	s, err = parse(string(b[:end]))
+	s, err = Parse(b[:end])
 	return s, b[end:], err
 }
 
-// parse reads a receipt that is all of wire, which it keeps.
-func parse(wire string) (*Signed, error) {
-	size := len(wire) - signatureLine
-	if size < 0 || !strings.HasPrefix(wire[size:], signatureHead) || wire[len(wire)-1] != '\n' {
+// parse reads a receipt without its last line feed.
+func parse(lines []byte) (*Signed, error) {
+	size := len(lines) + 1 - signatureLine
+	if size < 0 || len(lines) >= WireMax || !bytes.HasPrefix(lines[size:], []byte(signatureHead)) {
 		return nil, errEnd()
 	}
-	s := &Signed{wire: wire}
-	p := parser{rest: wire[:size]}
+	s := &Signed{}
+	p := parser{rest: lines[:size]}
 	p.receipt(&s.Receipt)
-	s.size = size - len(p.rest)
-	if p.rest != "" {
-		p.place(nil)
+	text := lines[:size-len(p.rest)]
+	if len(p.rest) > 0 {
+		p.place(&s.place)
 	}
-	if p.rest != "" {
+	if len(p.rest) > 0 {
 		p.fail("end")
 	}
 	if p.why != "" {
 		return nil, fmt.Errorf("%w: no %q where it belongs, or not right after it", ErrForm, p.why)
 	}
-	if !parseSignature(&s.signature, wire[size+len(signatureHead):len(wire)-1]) {
+	if !parseSignature(&s.signature, lines[size+len(signatureHead):]) {
 		return nil, fmt.Errorf("%w: the signature is not 64 bytes in base64", ErrForm)
 	}
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	s.id = digest(wire[:s.size])
+	s.id = digest(text)
 	return s, nil
 }
 
 // parseSignature reads base64 in its one spelling: a decoder that is strict passes over line ends alone, and then there are
 // not enough characters left for all of the signature.
-func parseSignature(into *[ed25519.SignatureSize]byte, text string) bool {
-	var b [signatureText]byte
+func parseSignature(into *[ed25519.SignatureSize]byte, text []byte) bool {
 	var out [signatureText / 4 * 3]byte
-	n, err := base64.StdEncoding.Strict().Decode(out[:], b[:copy(b[:], text)])
-	return err == nil && copy(into[:], out[:n]) == len(into) && n == len(into)
+	n, err := base64.StdEncoding.Strict().Decode(out[:], text[:min(len(text), signatureText)])
+	return err == nil && len(text) == signatureText && copy(into[:], out[:n]) == len(into) && n == len(into)
 }
 
 // parser reads text from its start, as append writes it. why is the name of what it met first that it can't read; from
 // there on it reads nothing.
 type parser struct {
-	rest string
+	rest []byte
 	why  string
 }
 
@@ -166,7 +155,7 @@ func (p *parser) receipt(r *Receipt) {
 }
 
 func (p *parser) literal(s string) {
-	if len(p.rest) < len(s) || p.rest[:len(s)] != s {
+	if len(p.rest) < len(s) || string(p.rest[:len(s)]) != s {
 		p.fail(s)
 		return
 	}
@@ -177,18 +166,18 @@ func (p *parser) fail(want string) {
 	if p.why == "" {
 		p.why = want
 	}
-	p.rest = ""
+	p.rest = nil
 }
 
 // word is what comes after a name, up to a blank.
 func (p *parser) word(name string) string {
 	p.literal(name)
-	i := strings.IndexByte(p.rest, ' ')
+	i := bytes.IndexByte(p.rest, ' ')
 	if i < 0 {
 		p.fail(name)
 		return ""
 	}
-	v := p.rest[:i]
+	v := string(p.rest[:i])
 	p.rest = p.rest[i:]
 	return v
 }
@@ -197,7 +186,7 @@ func (p *parser) word(name string) string {
 func oneOf[T ~string](p *parser, name string, words ...T) T {
 	p.literal(name)
 	for _, w := range words {
-		if strings.HasPrefix(p.rest, string(w)) {
+		if len(p.rest) >= len(w) && string(p.rest[:len(w)]) == string(w) {
 			p.rest = p.rest[len(w):]
 			return w
 		}
@@ -206,11 +195,11 @@ func oneOf[T ~string](p *parser, name string, words ...T) T {
 	return ""
 }
 
-// digest reads a digest; into nil, it only looks at the form.
+// digest reads a digest.
 func (p *parser) digest(name string, into *Digest) {
 	p.literal(name)
 	text := p.rest
-	if len(text) < digestText || into == nil && !isHex(text[:digestText]) || into != nil && !into.parse(text) {
+	if len(text) < digestText || !into.parse(text) {
 		p.fail(name)
 		return
 	}
@@ -237,7 +226,7 @@ func (p *parser) unsigned(name string) (n uint64) {
 	for ; i < len(text) && i <= len(largest) && text[i]-'0' <= 9; i++ {
 		n = 10*n + uint64(text[i]-'0')
 	}
-	if i == 0 || i > 1 && text[0] == '0' || i > len(largest) || i == len(largest) && text[:i] > largest {
+	if i == 0 || i > 1 && text[0] == '0' || i > len(largest) || i == len(largest) && string(text[:i]) > largest {
 		p.fail(name)
 		return 0
 	}

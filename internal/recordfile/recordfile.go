@@ -111,17 +111,16 @@ func (b *Batch) Reset() {
 	}
 }
 
-// Add adds the record that r appends, and lends it: it is whole until Reset.
-func (b *Batch) Add(r interface{ Append(b []byte) []byte }) ([]byte, error) {
+// Add adds the record that r appends.
+func (b *Batch) Add(r interface{ AppendRecord(b []byte) []byte }) error {
 	at := len(b.buf)
-	b.buf = r.Append(append(b.buf, make([]byte, FrameSize)...))
-	record := b.buf[at+FrameSize:]
-	if len(record) == 0 || len(record) > RecordMax {
+	b.buf = r.AppendRecord(append(b.buf, make([]byte, FrameSize)...))
+	if n := len(b.buf) - at - FrameSize; n == 0 || n > RecordMax {
 		b.buf = b.buf[:at]
-		return nil, errSize(len(record))
+		return errSize(n)
 	}
 	b.frame(at)
-	return record, nil
+	return nil
 }
 
 func errSize(n int) error { return fmt.Errorf("a record of %d bytes, want 1 to %d", n, RecordMax) }

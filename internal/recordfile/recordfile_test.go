@@ -464,7 +464,7 @@ func BenchmarkAppend(b *testing.B) {
 // text appends itself.
 type text []byte
 
-func (t text) Append(b []byte) []byte { return append(b, t...) }
+func (t text) AppendRecord(b []byte) []byte { return append(b, t...) }
 
 // A batch that is laid out by its owner is in the file as one that Append makes, between such ones, and can be written
 // again after it failed.
@@ -484,7 +484,7 @@ func TestBatch(t *testing.T) {
 		want = append(want, record(i))
 		b.Reset()
 		for _, bad := range []int{0, RecordMax + 1} {
-			if _, err := b.Add(text(make([]byte, bad))); err == nil || b.Len() != 0 {
+			if err := b.Add(text(make([]byte, bad))); err == nil || b.Len() != 0 {
 				t.Errorf("a record of %d bytes: %v", bad, err)
 			}
 		}
@@ -494,9 +494,8 @@ func TestBatch(t *testing.T) {
 		var offsets []int64
 		for k := range 100 {
 			offsets = append(offsets, b.Len())
-			lent, err := b.Add(text(record(k)))
-			if err != nil || !bytes.Equal(lent, record(k)) {
-				t.Fatalf("%q, %v", lent, err)
+			if err := b.Add(text(record(k))); err != nil {
+				t.Fatal(err)
 			}
 			want = append(want, record(k))
 		}
@@ -523,11 +522,11 @@ func TestBatch(t *testing.T) {
 			}
 		}
 	}
-	if _, err := b.Add(text(make([]byte, RecordMax))); err != nil {
+	if err := b.Add(text(make([]byte, RecordMax))); err != nil {
 		t.Error(err)
 	}
 	for range 8 {
-		if _, err := b.Add(text(make([]byte, RecordMax))); err != nil {
+		if err := b.Add(text(make([]byte, RecordMax))); err != nil {
 			t.Error(err)
 		}
 	}
