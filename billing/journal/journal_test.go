@@ -471,6 +471,7 @@ func TestFaultTable(t *testing.T) {
 		{"write fails but persisted", func(d *disk) {
 			d.write = func(f file, p []byte, off int64) (int, error) {
 				n, _ := f.WriteAt(p, off)
+				_ = f.(*staged).flush()
 				return n, syscall.EIO
 			}
 			d.cut = func(file, int64) error { return syscall.EIO }
@@ -486,11 +487,12 @@ func TestFaultTable(t *testing.T) {
 		}, syscall.EIO, true, []string{"a", "b"}},
 	} {
 		for way, write := range ways() {
-			for _, reopen := range []bool{true, false} {
-				t.Run(fmt.Sprintf("%s/%s/%v", c.name, way, reopen), func(t *testing.T) {
+			for i := range 4 {
+				reopen, ring := i&1 != 0, -(i >> 1)
+				t.Run(fmt.Sprintf("%s/%s/%v/%v", c.name, way, reopen, ring), func(t *testing.T) {
 					dir, d := t.TempDir(), &disk{}
 					o := fast()
-					o.wrap = d.wrap
+					o.wrap, o.ring = d.wrap, ring
 					j := open(t, dir, o)
 					add(t, j, "a")
 					c.fault(d)
@@ -673,7 +675,8 @@ func TestModel(t *testing.T) {
 		quick := fast() // without fsync: only the order of bytes counts here
 		quick.SegmentBytes = int64(rapid.SampledFrom([]int{1, 3000, segmentMin}).Draw(t, "segment"))
 		quick.Lazy = -1
-		quick.wrap = (&disk{sync: func(file) error { return nil }}).wrap
+		quick.wrap = (&disk{sync: func(f file) error { spill(t, f); return nil }}).wrap
+		quick.ring = rapid.SampledFrom([]int{-1, 100, 5000}).Draw(t, "ring")
 		j, err := Open(dir, quick)
 		if err != nil {
 			t.Fatal(err)
@@ -713,8 +716,12 @@ func TestModel(t *testing.T) {
 			"reopen": func(t *rapid.T) { _ = j.Close(); reopen(t) },
 			"kill":   func(t *rapid.T) { abandon(j); reopen(t) },
 			"power cut": func(t *rapid.T) {
-				model = model[:powerCut(t, j, model)]
+				left, more := powerCut(t, j, model)
 				reopen(t)
+				if got := int(j.Last()); got < left || got > len(model) || got != left && !more {
+					t.Fatalf("%d records are left, want %d", got, left)
+				}
+				model = model[:j.Last()]
 			},
 			"torn": func(t *rapid.T) {
 				s := j.segments[len(j.segments)-1]

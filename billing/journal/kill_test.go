@@ -23,7 +23,9 @@ var kills = flag.Int("kills", usualKills, "how often the child process is killed
 
 // child appends records, and writes some, as fast as it can, and says which were accepted, until it is killed.
 func child(dir string) {
-	j, err := Open(dir, Options{Every: time.Millisecond, SegmentBytes: segmentMin})
+	ring, _ := strconv.Atoi(os.Getenv("COCOON_JOURNAL_RING"))
+	o := Options{Every: time.Millisecond, SegmentBytes: segmentMin, ring: ring}
+	j, err := Open(dir, o)
 	if err != nil {
 		fmt.Println("open:", err)
 		os.Exit(1)
@@ -53,11 +55,18 @@ func child(dir string) {
 
 // Whatever the child said was accepted is there after kill -9, in each caller's order.
 func TestKill(t *testing.T) {
+	for name, ring := range map[string]int{"usual ring": 0, "small ring": 3000, "no ring": -1} {
+		t.Run(name, func(t *testing.T) { killed(t, fmt.Sprint("COCOON_JOURNAL_RING=", ring)) })
+	}
+}
+
+// killed kills children again and again.
+func killed(t *testing.T, env string) {
 	dir := t.TempDir()
 	seen := map[string]bool{}
 	for range *kills {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "COCOON_JOURNAL_CHILD="+dir)
+		cmd.Env = append(os.Environ(), "COCOON_JOURNAL_CHILD="+dir, env)
 		var complaints strings.Builder // of the race detector, and panics
 		cmd.Stderr = &complaints
 		out, err := cmd.StdoutPipe()
@@ -111,7 +120,8 @@ func TestKill(t *testing.T) {
 }
 
 // A real limit of the system on a file's size, as a full disk behaves: the write is cut short.
-func TestDiskFull(t *testing.T) {
+func TestFileLimit(t *testing.T) {
+	const limit, size = 1 << 20, 60_000 // the test's own files stay far below it
 	var was syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &was); err != nil {
 		t.Skip("no limit on file sizes here: ", err)
@@ -119,22 +129,25 @@ func TestDiskFull(t *testing.T) {
 	signal.Ignore(syscall.SIGXFSZ)
 	defer signal.Reset(syscall.SIGXFSZ)
 	dir := t.TempDir()
-	j := open(t, dir, fast())
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 10_000, Max: was.Max}); err != nil {
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: limit, Max: was.Max}); err != nil {
 		t.Skip("can't set a limit: ", err)
 	}
+	defer func() { _ = syscall.Setrlimit(syscall.RLIMIT_FSIZE, &was) }()
+	o := fast()
+	o.ring = -1 // it would hold some of them
+	j := open(t, dir, o)
 	good, failed := 0, error(nil)
 	for failed == nil && good < 100 {
-		if failed = j.Append(t.Context(), make([]byte, 700)); failed == nil {
+		if failed = j.Append(t.Context(), make([]byte, size)); failed == nil {
 			good++
 		}
 	}
-	again := j.Append(t.Context(), make([]byte, 700))
+	again := j.Append(t.Context(), make([]byte, size))
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &was); err != nil {
 		t.Fatal(err)
 	}
 	if failed == nil || again == nil {
-		t.Fatalf("%d records of 700 bytes in a file of 10000", good)
+		t.Fatalf("%d records of %d bytes in a file of %d", good, size, limit)
 	}
 	if !strings.Contains(failed.Error(), "file too large") || !strings.Contains(failed.Error(), dir) {
 		t.Errorf("unclear error: %v", failed)

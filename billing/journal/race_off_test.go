@@ -2,4 +2,7 @@
 
 package journal
 
-const usualKills = 15
+const (
+	usualKills = 8
+	readings   = 12
+)

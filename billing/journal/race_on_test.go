@@ -2,4 +2,7 @@
 
 package journal
 
-const usualKills = 6 // a process of the race detector starts slowly
+const (
+	usualKills = 4 // a process of the race detector starts slowly
+	readings   = 4 // and it reads slowly
+)

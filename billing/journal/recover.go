@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -24,7 +25,7 @@ func (j *Journal) recover() error {
 		segments = []segment{last}
 	} else {
 		last = segments[len(segments)-1]
-		data, err := read(j.dir, last, segmentMax)
+		data, err := readLast(j.dir, last, segmentMax)
 		if err != nil {
 			return err
 		}
@@ -36,6 +37,9 @@ func (j *Journal) recover() error {
 	}
 	if j.active, err = j.create(last, content); err != nil {
 		return err
+	}
+	if err = j.ring.open(j.dir, j.o.ring); err != nil { // only now: what was in the old one is on disk
+		return errors.Join(err, j.active.Close())
 	}
 	j.segments, j.at, j.seed, j.size, j.durable = segments, last, last.seed(), int64(len(content)), j.next-1
 	return nil
@@ -57,7 +61,7 @@ func (j *Journal) Replay(f func(seq uint64, record []byte) error) error {
 func replay(dir string, segments []segment, size int64, f func(seq uint64, record []byte) error) error {
 	for i, s := range segments {
 		if i == len(segments)-1 {
-			data, err := read(dir, s, size)
+			data, err := readLast(dir, s, size)
 			if err != nil {
 				return err
 			}
@@ -125,6 +129,19 @@ func list(dir string) (segments []segment, left []string, err error) {
 		segments = append(segments, s)
 	}
 	return segments, left, nil
+}
+
+// readLast returns the first size bytes of the last segment, or all if it has fewer: those of its file, and of the ring.
+func readLast(dir string, s segment, size int64) ([]byte, error) {
+	recent, err := readRing(dir)
+	if err != nil {
+		return nil, err
+	}
+	data, err := read(dir, s, size)
+	if err != nil {
+		return nil, err
+	}
+	return s.extend(dir, data, recent, size), nil
 }
 
 // read returns the first size bytes of a segment, or all if it has fewer.

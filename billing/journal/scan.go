@@ -39,6 +39,12 @@ func Scan(dir string, f func(Scanned) error) error {
 	maps.Copy(live, archived)
 	var next uint64 // that is due; 0: none has come
 	for i, first := range slices.Sorted(maps.Keys(live)) {
+		var recent []byte
+		if i == len(live)-1 {
+			if recent, err = readRing(dir); err != nil {
+				return err
+			}
+		}
 		data, s, in, err := readAny(dir, first)
 		if next == 0 && errors.Is(err, fs.ErrNotExist) {
 			continue // it was the oldest and has been pruned
@@ -51,7 +57,7 @@ func Scan(dir string, f func(Scanned) error) error {
 		}
 		give := func(seq uint64, record []byte) error { return f(Scanned{seq, record, archived[first]}) }
 		if i == len(live)-1 {
-			_, _, err := tail(in, s, data, give)
+			_, _, err := tail(in, s, s.extend(in, data, recent, segmentMax), give)
 			return err
 		}
 		end, due, err := s.walk(data, give)

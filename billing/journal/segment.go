@@ -169,9 +169,9 @@ func (j *Journal) create(s segment, content []byte) (file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a segment: %w", err)
 	}
-	var w file = f
+	var w file = &staged{File: f, ring: j.ring, most: j.o.SegmentBytes}
 	if j.o.wrap != nil {
-		w = j.o.wrap(f)
+		w = j.o.wrap(w)
 	}
 	if _, err = w.WriteAt(content, 0); err == nil {
 		if err = w.Sync(); err != nil {

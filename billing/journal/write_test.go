@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -26,11 +27,25 @@ func abandon(j *Journal) {
 	_ = j.lock.Close()
 }
 
+// spill gives to the system what a journal has in its ring alone, as a Sync does before its fsync.
+func spill(t interface{ Fatal(...any) }, f file) {
+	if wrapped, ok := f.(*faulty); ok {
+		f = wrapped.file
+	}
+	if err := f.(*staged).flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // powerCut leaves a journal as a machine does whose power fails: of what is not known to be on disk, some is. It gives how
-// many of all records are left.
-func powerCut(t *rapid.T, j *Journal, all []string) (left int) {
+// many of all records are left, at least, and whether there may be more of them, in what the disk has of the ring.
+func powerCut(t *rapid.T, j *Journal, all []string) (left int, more bool) {
 	last := j.segments[len(j.segments)-1]
+	spill(t, j.active)
 	abandon(j)
+	if more = rapid.Bool().Draw(t, "the ring is there"); !more {
+		_ = os.Remove(filepath.Join(j.dir, ringName))
+	}
 	left, end := int(j.durable), int64(headSize)
 	for _, r := range all[last.first-1 : left] {
 		end += recordHead + int64(len(r))
@@ -41,7 +56,7 @@ func powerCut(t *rapid.T, j *Journal, all []string) (left int) {
 		t.Fatalf("%v: %d bytes, want %d", err, len(data), j.size)
 	}
 	if end == j.size {
-		return left
+		return left, more
 	}
 	at := int(end) + rapid.IntRange(0, len(data)-int(end)-1).Draw(t, "at")
 	if rapid.Bool().Draw(t, "hole") { // a page of zeros, and what is behind it reached the disk
@@ -60,7 +75,7 @@ func powerCut(t *rapid.T, j *Journal, all []string) (left int) {
 		}
 		left++
 	}
-	return left
+	return left, more
 }
 
 // What is written survives the process, before any fsync; so does a record behind one that failed.
@@ -335,7 +350,11 @@ func TestHoleAmongUnsyncedWrites(t *testing.T) {
 		if err := j.Write([]byte("five")); err != nil {
 			t.Fatal(err)
 		}
+		spill(t, j.active)
 		abandon(j)
+		if err := os.Remove(filepath.Join(dir, ringName)); err != nil { // the machine died
+			t.Fatal(err)
+		}
 		file := segmentFiles(t, dir)[0]
 		data, err := os.ReadFile(file)
 		if err != nil {
@@ -406,13 +425,46 @@ func TestWritersAndAppendersAtOnce(t *testing.T) {
 	}
 }
 
+// What a record of a request costs, fsyncs and all: flat out, and at a rate, of which the pauses cost too ("nothing").
 func BenchmarkWrite(b *testing.B) {
-	record := []byte(strings.Repeat("r", 350))
-	j := open(b, b.TempDir(), Options{})
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := j.Write(record); err != nil {
-			b.Fatal(err)
-		}
+	for _, c := range []struct {
+		name string
+		rate int // a second; 0: as fast as it goes
+		ring int
+		idle bool
+	}{
+		{"flat out", 0, 0, false},
+		{"flat out, no ring", 0, -1, false},
+		{"10000 a second", 10_000, 0, false},
+		{"10000 a second, no ring", 10_000, -1, false},
+		{"10000 a second, nothing", 10_000, -1, true},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			record := []byte(strings.Repeat("r", 250))
+			j := open(b, b.TempDir(), Options{ring: c.ring})
+			b.ReportAllocs()
+			start, before := time.Now(), used(b)
+			for i := 0; b.Loop(); i++ {
+				if c.rate != 0 && i%50 == 0 {
+					time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(c.rate))))
+				}
+				if c.idle {
+					continue
+				}
+				if err := j.Write(record); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(used(b)-before)/float64(b.N), "cpu-ns/op")
+		})
 	}
+}
+
+// used is the processor time of this process.
+func used(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
