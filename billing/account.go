@@ -44,12 +44,15 @@ type account struct {
 	asks     uint64         // questions to the ledger that have begun
 	demand   nanoton.Amount // recent holds, halved every tick
 	filling  bool           // a refill is on its way
-	used     time.Time      // by a hold
+	touched  bool           // by a hold, since used was set
+	used     time.Time      // by a hold: see usedUntil
 	checked  time.Time      // when base was read
 	credited bool           // money came in since base was read
 	sureAt   time.Time      // when it is in the ledger what became of them
 
-	queue []*request // settled, on their way into a batch; owned by the poster
+	// Owned by the poster: what is settled, on its way into a batch, and how many of it there will be.
+	queue   []*request
+	waiting int
 }
 
 // accountParts are the locks of the accounts in memory: many more than cores.
@@ -160,13 +163,23 @@ func customer(source ledger.Account) ledger.Account {
 	return ""
 }
 
-// reserve holds money of an account in memory.
-func (d *Desk) reserve(ctx context.Context, h *Hold) (*account, error) {
-	for {
-		a := d.account(h.Account)
+// usedUntil is when something was held of the account, or a moment later. Holds do not look at the clock for it: who
+// asks does. The lock is held.
+func (a *account) usedUntil() time.Time {
+	if a.touched {
+		a.touched, a.used = false, time.Now()
+	}
+	return a.used
+}
+
+// reserve holds money of an account: of the one in memory, or nil if it is not known there. It returns the one that it is.
+func (d *Desk) reserve(ctx context.Context, a *account, h *Hold) (*account, error) {
+	for ; ; a = nil {
+		if a == nil {
+			a = d.account(h.Account)
+		}
 		a.mu.Lock()
-		now := time.Now()
-		a.used = now
+		a.touched = true
 		a.demand = min(a.demand, demandMax) + min(h.Ceiling, demandMax)
 		ok, asks := d.take(a, h.Ceiling), a.asks
 		low := ok && d.c.Gateway != "" && !a.filling && !a.drained && a.free() < a.ahead()/2

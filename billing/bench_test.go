@@ -93,34 +93,6 @@ func benchDesk(b *testing.B, callers int, posted bool) {
 	}
 }
 
-// BenchmarkDeskMemory is the Desk's own part of a request: no disk, no ledger.
-func BenchmarkDeskMemory(b *testing.B) {
-	f := newFake()
-	for i := range benchCustomers {
-		f.deposit(ledger.Account(fmt.Sprintf("customer:c%d", i)), 1000*rich)
-	}
-	d := desk(b, Config{Ledger: f})
-	d.noDisk()
-	var next atomic.Uint64
-	b.ReportAllocs()
-	b.RunParallel(func(p *testing.PB) {
-		name := ledger.Account(fmt.Sprintf("customer:c%d", next.Add(1)%benchCustomers))
-		for p.Next() {
-			n := next.Add(1)
-			var id ledger.ID
-			binary.LittleEndian.PutUint64(id[:], n*0x9E3779B97F4A7C15)
-			if err := d.Hold(context.Background(), Hold{Request: id, Account: name, Ceiling: 1000}); err != nil {
-				b.Error(err)
-				return
-			}
-			if err := d.Settle(context.Background(), Settlement{Request: id, Worker: workerA}); err != nil {
-				b.Error(err)
-				return
-			}
-		}
-	})
-}
-
 // cpuTime is what this process has used.
 func cpuTime() time.Duration {
 	var u syscall.Rusage

@@ -75,8 +75,7 @@ const (
 	// DefaultKeep is how long the archive of the journal is kept: bills are disputed within a quarter.
 	DefaultKeep = 90 * 24 * time.Hour
 
-	// remembered bounds the closed requests whose outcome is remembered; half of them are at least. A duplicate receipt
-	// comes soon.
+	// remembered is how many closed requests' outcome is remembered. A duplicate receipt comes soon.
 	remembered = 1 << 17
 
 	shards     = 64               // locks of the requests: many more than cores
@@ -209,12 +208,15 @@ type Desk struct {
 	journal *journal.Journal
 	write   func(ctx context.Context, records ...[]byte) error // onto the disk; tests put faults here
 	pass    func(records ...[]byte) error                      // to the system, which puts them there; tests put faults here
-	seed    maphash.Seed                                       // of what is remembered of closed requests
+	seed    maphash.Seed                                       // of what requests are known by
 
 	scratch sync.Pool // of *scratch
 
 	shard    [shards]shard
 	accounts *accounts
+
+	queueMu sync.Mutex
+	queue   []queued // guarded by queueMu: settled, for the poster
 
 	live      atomic.Int64 // requests that are open or not posted
 	unposted  atomic.Int64
@@ -281,8 +283,7 @@ func Open(ctx context.Context, c Config) (*Desk, error) {
 	}
 	d.sql <- struct{}{}
 	for i := range d.shard {
-		sh := &d.shard[i]
-		sh.requests, sh.closed, sh.older = map[ledger.ID]*request{}, map[uint64]outcome{}, map[uint64]outcome{}
+		d.shard[i].requests = map[uint64]*request{}
 	}
 	if err := d.recover(ctx); err != nil {
 		return nil, errors.Join(err, j.Close())
@@ -319,7 +320,7 @@ func (d *Desk) Recovered() []Recovered {
 	for _, l := range d.left {
 		if l.r.mu.TryLock() { // whoever has it is about to close it
 			if l.r.state == open {
-				all = append(all, Recovered{l.r.hold, l.deadline})
+				all = append(all, Recovered{l.r.asked(), l.deadline})
 			}
 			l.r.mu.Unlock()
 		}

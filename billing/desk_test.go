@@ -503,7 +503,8 @@ func TestForgottenRequest(t *testing.T) {
 	if err := d.Settle(t.Context(), s); err != nil {
 		t.Errorf("a duplicate: %v", err)
 	}
-	d.at(s.Request).unremember(d.hash(s.Request))
+	hash := d.hash(s.Request)
+	d.at(hash).closed.forget(hash)
 	if err := d.Settle(t.Context(), s); !errors.Is(err, ErrUnknown) {
 		t.Errorf("settled long ago: %v", err)
 	}
@@ -535,7 +536,12 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	sum := 0
 	for i := range d.shard {
-		sum += len(d.shard[i].requests) + len(d.shard[i].closed) + len(d.shard[i].older)
+		sum += len(d.shard[i].requests)
+		for _, slot := range d.shard[i].closed.kept {
+			if slot.hash != 0 {
+				sum++
+			}
+		}
 	}
 	if sum > remembered {
 		t.Errorf("%d requests in memory, want %d at most", sum, remembered)

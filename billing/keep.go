@@ -151,9 +151,9 @@ func (d *Desk) expire(ctx context.Context) {
 		r.mu.Lock()
 		if r.state == open {
 			if err := d.void(ctx, r); err != nil {
-				d.log.Error("voiding a hold that was left over failed", "request", r.hold.Request.String(), "error", err)
+				d.log.Error("voiding a hold that was left over failed", "request", r.id.String(), "error", err)
 			} else {
-				d.log.Warn("voided a hold that was left over", "request", r.hold.Request.String())
+				d.log.Warn("voided a hold that was left over", "request", r.id.String())
 			}
 		}
 		r.mu.Unlock()
@@ -167,7 +167,8 @@ func (d *Desk) rereadBalances(ctx context.Context) {
 		a.mu.Lock()
 		a.demand /= 2
 		a.letGo(now)
-		stale := a.credited || now.Sub(a.checked) >= reread && now.Sub(a.used) < reread
+		inUse := now.Sub(a.usedUntil()) < reread
+		stale := a.credited || now.Sub(a.checked) >= reread && inUse
 		old := d.c.Gateway == "" && a.known && stale
 		a.mu.Unlock()
 		if !old || d.acquire(ctx) != nil {
@@ -211,7 +212,7 @@ func (d *Desk) giveBack(ctx context.Context, idle time.Duration) {
 
 // quiet says whether nothing of the account is in use and nothing was for that long. The lock is held.
 func (a *account) quiet(idle time.Duration) bool {
-	return a.held == 0 && a.unposted == 0 && a.leaving == 0 && a.unsure == 0 && time.Since(a.used) >= idle
+	return a.held == 0 && a.unposted == 0 && a.leaving == 0 && a.unsure == 0 && time.Since(a.usedUntil()) >= idle
 }
 
 // giveBackOne releases and forgets one account, if it is still quiet. From when it is not known any more, holds wait

@@ -1,7 +1,6 @@
 package billing
 
 import (
-	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -43,16 +42,8 @@ func cleanText(s string, most int) string {
 	return s
 }
 
-// check says what is wrong with a line that was cleaned.
-func (l *Line) check() error {
-	if !ledger.IsUsageText(l.Key, ledger.UsageKeyMax) || !ledger.IsUsageText(l.Item, ledger.UsageItemMax) ||
-		!ledger.IsUsageText(l.User, ledger.UsageUserMax) {
-		return fmt.Errorf("%w: a line's text", ErrInvalid)
-	}
-	for _, n := range l.Counts {
-		if n < 0 || n > ledger.UsageCountMax {
-			return fmt.Errorf("%w: a count of %d", ErrInvalid, n)
-		}
-	}
-	return nil
+// isPlain says whether the ledger takes its texts as they are.
+func (l *Line) isPlain() bool {
+	return ledger.IsUsageText(l.Key, ledger.UsageKeyMax) && ledger.IsUsageText(l.Item, ledger.UsageItemMax) &&
+		ledger.IsUsageText(l.User, ledger.UsageUserMax)
 }

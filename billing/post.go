@@ -27,6 +27,8 @@ type poster struct {
 	stuck   []*batch // refused by the ledger
 	backoff time.Duration
 	began   time.Time // when the last post did
+	buf     []byte    // for records on their way to the journal, which copies them
+	spare   []queued  // for the Desk's queue
 }
 
 // newPoster starts with what the journal had in batches that the ledger lacks.
@@ -89,30 +91,33 @@ func (p *poster) post(ctx context.Context) error {
 // collect makes batches of the settlements that are queued.
 func (p *poster) collect() {
 	d := p.d
+	d.queueMu.Lock()
+	queue := d.queue
+	d.queue = p.spare[:0]
+	d.queueMu.Unlock()
 	var accounts []*account
-	for i := range d.shard {
-		sh := &d.shard[i]
-		sh.mu.Lock()
-		for _, r := range sh.queue {
-			a := r.account
-			if len(a.queue) == 0 {
-				accounts = append(accounts, a)
-			}
-			a.queue = append(a.queue, r)
+	for _, q := range queue {
+		if q.a.waiting++; q.a.waiting == 1 {
+			accounts = append(accounts, q.a)
 		}
-		clear(sh.queue)
-		sh.queue = sh.queue[:0]
-		sh.mu.Unlock()
 	}
+	for _, q := range queue {
+		if q.a.queue == nil {
+			q.a.queue = make([]*request, 0, q.a.waiting)
+		}
+		q.a.queue = append(q.a.queue, q.r)
+	}
+	clear(queue)
+	p.spare = queue
 	for _, a := range accounts {
 		for requests := range slices.Chunk(a.queue, batchRequests) {
-			b := newBatch(a, requests)
+			b := d.newBatch(a, requests)
 			d.batchMu.Lock()
 			d.batches[b.id] = b // before it is in the journal: see trim
 			d.batchMu.Unlock()
 			p.pending = append(p.pending, b)
 		}
-		a.queue = nil // it is the batches' now
+		a.queue, a.waiting = nil, 0 // it is the batches' now
 	}
 }
 
@@ -120,7 +125,7 @@ func (p *poster) collect() {
 func (p *poster) write(ctx context.Context) error {
 	var batches []*batch
 	var records [][]byte
-	size := 0
+	p.buf = p.buf[:0]
 	flush := func() error {
 		if len(records) == 0 {
 			return nil
@@ -131,20 +136,21 @@ func (p *poster) write(ctx context.Context) error {
 		for _, b := range batches {
 			b.written = true
 		}
-		batches, records, size = batches[:0], records[:0], 0
+		batches, records, p.buf = batches[:0], records[:0], p.buf[:0]
 		return nil
 	}
 	for _, b := range p.pending {
 		if b.written {
 			continue
 		}
-		record := b.record()
-		if size+len(record) > journal.AppendMax/2 { // half: their heads need room too
+		if len(p.buf)+b.recordSize() > journal.AppendMax/2 { // half: their heads need room too
 			if err := flush(); err != nil {
 				return err
 			}
 		}
-		batches, records, size = append(batches, b), append(records, record), size+len(record)
+		from := len(p.buf)
+		p.buf = b.appendRecord(p.buf)
+		batches, records = append(batches, b), append(records, p.buf[from:])
 	}
 	return flush()
 }
@@ -212,9 +218,9 @@ func (d *Desk) cover(ctx context.Context, a *account) error {
 // posted closes the settlements of a batch that is in the ledger. If it was not sure of an earlier attempt, the balance
 // that is known may be from before or after it, and has to be asked for again.
 func (d *Desk) posted(b *batch, unsure bool) {
-	for _, r := range b.requests {
+	for i, r := range b.requests {
 		r.mu.Lock()
-		d.retire(r, r.settlement.Request, d.outcome(&r.settlement))
+		d.retire(r, b.closings[i])
 		r.mu.Unlock()
 	}
 	a := b.account

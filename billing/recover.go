@@ -18,6 +18,7 @@ type replayed struct {
 	d       *Desk
 	batches map[ledger.ID]*record      // by their IDs
 	order   []ledger.ID                // of the batches
+	open    map[ledger.ID]Hold         // by request
 	in      map[ledger.ID]ledger.ID    // by request: the batch that it is in
 	settled map[ledger.ID]*replayedOne // by request
 }
@@ -32,7 +33,8 @@ type replayedOne struct {
 // recover brings memory to where the journal says that it was.
 func (d *Desk) recover(ctx context.Context) error {
 	p := &replayed{
-		d: d, batches: map[ledger.ID]*record{}, in: map[ledger.ID]ledger.ID{}, settled: map[ledger.ID]*replayedOne{},
+		d: d, batches: map[ledger.ID]*record{}, open: map[ledger.ID]Hold{}, in: map[ledger.ID]ledger.ID{},
+		settled: map[ledger.ID]*replayedOne{},
 	}
 	err := d.journal.Replay(func(seq uint64, b []byte) error {
 		rec, err := parseRecord(b)
@@ -51,15 +53,11 @@ func (d *Desk) recover(ctx context.Context) error {
 		return err
 	}
 	deadline := time.Now().Add(d.c.Deadline)
-	for i := range d.shard {
-		for id, r := range d.shard[i].requests {
-			if r.state == open {
-				r.account = d.account(r.hold.Account)
-				r.account.held += r.hold.Ceiling
-				d.live.Add(1)
-				d.left[id] = left{r, deadline}
-			}
-		}
+	for id, h := range p.open {
+		r := &request{id: id, state: open, account: d.account(h.Account), ceiling: h.Ceiling, note: h.Note}
+		r.account.held += r.ceiling
+		d.left[id] = left{r, deadline}
+		d.put(r)
 	}
 	return d.join(ctx)
 }
@@ -67,16 +65,17 @@ func (d *Desk) recover(ctx context.Context) error {
 // take takes one record. Records that trimming wrote again come twice; the beginning of a request may be gone.
 func (p *replayed) take(rec *record) error {
 	id := rec.hold.Request
-	sh := p.d.at(id)
-	r, one := sh.requests[id], p.settled[id]
+	_, held := p.open[id]
+	one := p.settled[id]
 	hash := p.d.hash(id)
-	was, closed := sh.recall(hash)
+	sh := p.d.at(hash)
+	was, closed := sh.closed.recall(hash)
 	switch rec.kind {
 	case holdRecord:
 		// Another one's write failed, but persisted, and its caller was told so; or a name is used again that was
 		// forgotten.
-		sh.unremember(hash)
-		sh.requests[id] = &request{state: open, hold: rec.hold}
+		sh.closed.forget(hash)
+		p.open[id] = rec.hold
 		delete(p.settled, id)
 		delete(p.in, id)
 		return nil
@@ -84,14 +83,14 @@ func (p *replayed) take(rec *record) error {
 		if one != nil || closed && was != voided {
 			break
 		}
-		delete(sh.requests, id)
-		sh.remember(hash, voided)
+		delete(p.open, id)
+		sh.remember(closing{hash, voided})
 		return nil
 	case settleRecord, carriedRecord:
-		if one != nil && one.settlement != rec.settlement || one == nil && r == nil && closed {
+		if one != nil && one.settlement != rec.settlement || one == nil && !held && closed {
 			break
 		}
-		delete(sh.requests, id)
+		delete(p.open, id)
 		p.settled[id] = &replayedOne{rec.hold.Account, rec.settlement, rec.at}
 		if _, ok := p.in[id]; !ok && rec.kind == carriedRecord {
 			p.in[id] = rec.batch
@@ -143,11 +142,13 @@ func (p *replayed) finish(ctx context.Context) error {
 	for id, one := range p.settled {
 		batch, in := p.in[id]
 		switch {
-		case in && has[batch] || one.settlement.Cost == 0 && one.settlement.Line == (Line{}):
-			p.d.at(id).remember(p.d.hash(id), p.d.outcome(&one.settlement))
+		case in && has[batch] || one.settlement.empty():
+			hash := p.d.hash(id)
+			p.d.at(hash).remember(closing{hash, p.d.outcome(&one.settlement)})
 		case in && p.batches[batch] != nil: // below
 		default: // in no batch, or in one whose record never reached the disk: nobody can have posted it
-			p.d.settle(p.restore(one), &one.settlement, one.at)
+			r := p.restore(one)
+			p.d.enqueue([]queued{{r, r.account}})
 		}
 	}
 	for _, id := range p.order {
@@ -164,15 +165,18 @@ func (p *replayed) finish(ctx context.Context) error {
 // restore puts a settlement that is not posted into memory.
 func (p *replayed) restore(one *replayedOne) *request {
 	d := p.d
-	id := one.settlement.Request
-	r := &request{
-		state: settled, hold: Hold{Request: id, Account: one.account}, account: d.account(one.account),
-		settlement: one.settlement, at: one.at,
-	}
-	r.account.unposted += one.settlement.Cost
-	d.at(id).requests[id] = r
-	d.live.Add(1)
+	r := &request{id: one.settlement.Request, account: d.account(one.account)}
+	r.settle(&one.settlement, one.at)
+	r.account.unposted += r.cost
+	d.put(r)
 	return r
+}
+
+// put puts a request into memory, while nobody else uses the Desk.
+func (d *Desk) put(r *request) {
+	hash := d.hash(r.id)
+	d.at(hash).requests[hash] = r
+	d.live.Add(1)
 }
 
 // restoreBatch puts a batch that is not posted into memory.
@@ -188,12 +192,10 @@ func (p *replayed) restoreBatch(rec *record) error {
 		if one == nil || one.account != rec.hold.Account {
 			return fmt.Errorf("%w: batch %s is not posted, and the settlement of request %s is gone", errRecord, rec.batch, id)
 		}
-		r := p.restore(one)
-		r.batch = b
 		d.unposted.Add(1)
-		b.requests = append(b.requests, r)
+		b.requests = append(b.requests, p.restore(one))
 	}
-	b.seal()
+	d.seal(b)
 	d.batches[b.id] = b
 	d.recovered = append(d.recovered, b)
 	return nil

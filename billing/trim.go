@@ -29,7 +29,7 @@ func (d *Desk) trim(ctx context.Context) error {
 	batches := slices.Collect(maps.Values(d.batches))
 	d.batchMu.Unlock()
 	for _, b := range batches {
-		if err := d.append(ctx, b.record()); err != nil {
+		if err := d.append(ctx, b.appendRecord(nil)); err != nil {
 			return err
 		}
 	}
@@ -48,9 +48,10 @@ func (sh *shard) all() []*request {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	all := make([]*request, 0, len(sh.requests))
-	for _, id := range slices.SortedFunc(maps.Keys(sh.requests), ledger.ID.Compare) {
-		all = append(all, sh.requests[id])
+	for _, r := range sh.requests {
+		all = append(all, r)
 	}
+	slices.SortFunc(all, func(a, b *request) int { return a.id.Compare(b.id) })
 	return all
 }
 
@@ -78,13 +79,15 @@ func (d *Desk) carry(ctx context.Context, requests []*request) error {
 		defer r.mu.Unlock()
 		switch r.state {
 		case open:
-			records = append(records, appendHold(nil, &r.hold))
+			h := r.asked()
+			records = append(records, appendHold(nil, &h))
 		case settled:
 			var batch ledger.ID
 			if r.batch != nil {
 				batch = r.batch.id
 			}
-			records = append(records, appendSettle(nil, r.hold.Account, &r.settlement, r.at, batch))
+			s, at := r.settlement()
+			records = append(records, appendSettle(nil, r.account.name, &s, at, batch))
 		}
 	}
 	return d.append(ctx, records...)
