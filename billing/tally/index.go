@@ -94,7 +94,7 @@ func (x *index) open() (err error) {
 	if x.runs, err = openRuns(x.c.Dir, x.found.ends); err != nil {
 		return err
 	}
-	x.young.begin(n, x.found.offset)
+	x.young.begin(n, x.found.offset, x.c.every)
 	if x.edge, err = edgeOf(n, x); err != nil {
 		return err
 	}
@@ -253,7 +253,7 @@ func (x *index) start() {
 		return
 	}
 	if x.old == nil {
-		x.spare.begin(x.n.Load(), x.young.end)
+		x.spare.begin(x.n.Load(), x.young.end, x.c.every)
 		x.mu.Lock()
 		x.old, x.young, x.spare = x.young, x.spare, nil
 		x.mu.Unlock()

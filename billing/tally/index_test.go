@@ -300,7 +300,7 @@ func TestCollisions(t *testing.T) {
 				t.Fatalf("%v", err)
 			}
 			runs = []*run{r}
-			p.begin(p.first+p.count(), 0)
+			p.begin(p.first+p.count(), 0, 1)
 		}
 		for k := range 700 {
 			switch k % 3 {
@@ -387,7 +387,7 @@ func FuzzRun(f *testing.F) {
 			_, _ = runs[0].find(kind, hash, nil)
 		}
 		p := new(part)
-		p.begin(r.to, 0)
+		p.begin(r.to, 0, 1)
 		p.offsets = append(p.offsets, 0)
 		p.tables[ids].add(hash)
 		p.tables[requests].add(hash)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math/bits"
+	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -45,13 +46,18 @@ type part struct {
 	tables  [kinds]table
 }
 
-// begin empties a part, for receipts from one on, which begins at an offset.
-func (p *part) begin(first, offset int64) {
+// begin empties a part, for receipts from one on, which begins at an offset. There is room for as many as usual: memory
+// that is not used yet costs nothing, and to grow step by step costs more than all else that is done with a receipt here.
+func (p *part) begin(first, offset, usual int64) {
 	p.first, p.base, p.end = first, tlog.StoredHashIndex(0, first), offset
-	p.hashes, p.offsets = p.hashes[:0], p.offsets[:0]
+	p.hashes = slices.Grow(p.hashes[:0], int(2*usual*tlog.HashSize))
+	p.offsets = slices.Grow(p.offsets[:0], int(usual))
 	for k := range p.tables {
-		p.tables[k].hashes = p.tables[k].hashes[:0]
-		clear(p.tables[k].slots)
+		t := &p.tables[k]
+		t.hashes = slices.Grow(t.hashes[:0], int(usual))
+		if clear(t.slots); t.slots == nil {
+			t.slots = make([]uint32, max(slotsMin, 1<<bits.Len64(uint64(2*usual))))
+		}
 	}
 }
 
