@@ -84,7 +84,7 @@ func (c *call) holdOnce(n *need) error {
 		return err
 	}
 	t := c.agreed(n)
-	bill, err := c.s.money.clerk.Hold(c.r.Context(), t, n.ceiling)
+	bill, err := c.s.money.clerk.Hold(c.r.Context(), &t, n.ceiling)
 	if err != nil {
 		c.key.Release(n.ceiling, 0)
 		return err
@@ -110,10 +110,10 @@ func (m *member) dealLine(d receipt.Deal) string {
 }
 
 // agreed is what the attempt is held at.
-func (c *call) agreed(n *need) *clerk.Terms {
+func (c *call) agreed(n *need) clerk.Terms {
 	l := &c.up.lease
 	key, ceiling := c.key, n.ceiling
-	return &clerk.Terms{
+	return clerk.Terms{
 		Request: c.attemptID(), Account: key.Account(), Key: key.ID, User: c.user(),
 		Worker: receipt.Digest(l.Worker), Keyset: *l.Handle.keyset.Load(), Model: c.want.Model,
 		Mode: receipt.Mode(c.s.mode(l.Handle)), Ask: l.Offer.Price, Price: n.price,

@@ -93,7 +93,7 @@ func (a *auditor) check(h billing.Hold, s billing.Settlement) error {
 	if err != nil {
 		return fmt.Errorf("its receipt %x: %w", s.Receipt, err)
 	}
-	b := &Bill{t: t, ceiling: h.Ceiling}
+	b := &Bill{t: *t, ceiling: h.Ceiling}
 	k, err := a.keysets.get(r.Keyset)
 	switch {
 	case err == nil:

@@ -45,20 +45,23 @@ const (
 	queued         // what is to happen is decided, and on its way to the disk
 )
 
-// Bill is one request's hold and its receipts. Until Close it belongs to one goroutine.
+// Bill is one request's hold and its receipts. Until Close it belongs to one goroutine. When it is closed for good its
+// memory serves another request, unless it waited: somebody may have found it then.
 type Bill struct {
 	c       *Clerk
-	t       *Terms
+	t       Terms
 	id      ledger.ID
 	keyset  *keyset // nil: it has to be looked up
 	ceiling nanoton.Amount
 	chain   receipt.Chain
-	events  int   // relayed
-	bytes   int64 // relayed
+	took    [2]receipt.Signed // with the answer: the chain's last is in one of them
+	events  int               // relayed
+	bytes   int64             // relayed
 
 	// state leaves open with Close, and waiting with the clerk's mu held, which guards the chain while the bill waits.
 	state atomic.Int32
 	how   Ending    // from Close on
+	found bool      // others may know of it
 	since time.Time // of Close
 	end   entry     // what is decided
 }
@@ -90,7 +93,7 @@ func (c *Clerk) Hold(ctx context.Context, t *Terms, ceiling nanoton.Amount) (*Bi
 	if err != nil {
 		return nil, err
 	}
-	b := &Bill{c: c, t: t, id: id, keyset: k, ceiling: ceiling}
+	b := c.newBill(t, id, k, ceiling)
 	sh := c.shard(id)
 	sh.mu.Lock()
 	sh.bills[id] = b
@@ -98,11 +101,38 @@ func (c *Clerk) Hold(ctx context.Context, t *Terms, ceiling nanoton.Amount) (*Bi
 	return b, nil
 }
 
+// newBill makes a bill, or takes one that served before.
+func (c *Clerk) newBill(t *Terms, id ledger.ID, k *keyset, ceiling nanoton.Amount) *Bill {
+	b, _ := c.spare.Get().(*Bill)
+	if b == nil {
+		b = &Bill{c: c}
+	}
+	b.t, b.id, b.keyset, b.ceiling, b.chain = *t, id, k, ceiling, receipt.Chain{}
+	b.events, b.bytes, b.how, b.since, b.end = 0, 0, Done, time.Time{}, entry{}
+	b.state.Store(open) // who comes too late for the last request looks at this alone
+	return b
+}
+
+// forget takes a bill out that is closed for good.
+func (c *Clerk) forget(b *Bill) {
+	sh := c.shard(b.id)
+	sh.mu.Lock()
+	delete(sh.bills, b.id)
+	sh.mu.Unlock()
+	if !b.found {
+		c.spare.Put(b)
+	}
+}
+
 // Take takes a receipt that came with the answer, in its wire form with or without its last line feed. An error is the
 // worker's fault. Its signature is checked only when it is to be paid: the connection was the worker's.
 func (b *Bill) Take(wire []byte) error {
-	r, err := receipt.ParseEvent(wire)
-	if err != nil {
+	r := &b.took[0]
+	if r == b.chain.Last() {
+		r = &b.took[1]
+	}
+	r.Request, r.Model = b.t.Request, b.t.Model // as they will be
+	if err := r.ParseEvent(wire); err != nil {
 		return b.refused(BadForm, err)
 	}
 	if err := b.check(b.keyset, &r.Receipt); err != nil {

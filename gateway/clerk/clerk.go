@@ -110,6 +110,7 @@ type Clerk struct {
 	fresh   []*peer // attached, for Run; guarded by mu
 	kick    chan struct{}
 	waiting atomic.Int64 // bills that wait for a receipt
+	spare   sync.Pool    // of *Bill
 
 	counts counts
 }
@@ -133,14 +134,6 @@ func (c *Clerk) bill(id ledger.ID) *Bill {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	return sh.bills[id]
-}
-
-// forget takes a bill out that is closed for good.
-func (c *Clerk) forget(b *Bill) {
-	sh := c.shard(b.id)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	delete(sh.bills, b.id)
 }
 
 // Open reads the folder of keysets, and takes the holds that a crash left over into the line of those that wait for a

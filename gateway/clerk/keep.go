@@ -75,7 +75,7 @@ func (c *Clerk) adopt(h billing.Hold) *Bill {
 	if b := sh.bills[h.Request]; b != nil {
 		return b
 	}
-	b := &Bill{c: c, t: t, id: h.Request, ceiling: h.Ceiling, how: orphaned, since: time.Now()}
+	b := &Bill{c: c, t: *t, id: h.Request, ceiling: h.Ceiling, how: orphaned, since: time.Now()}
 	sh.bills[h.Request] = b
 	c.await(b)
 	return b

@@ -65,7 +65,7 @@ func TestTakeRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			j := w.job(b.t)
+			j := w.job(&b.t)
 			err = b.Take(j.sign(receipt.Final, receipt.OK, offer.Usage{In: 10, Out: 7}, change).Wire())
 			if m, ok := errors.AsType[*receipt.MismatchError](err); !ok || m.Field != what {
 				t.Errorf("%s: %v", what, err)
@@ -91,7 +91,7 @@ func TestTakeRefuses(t *testing.T) {
 		if err := b.Take(good); err != nil {
 			t.Errorf("again: %v", err)
 		}
-		if err := b.Take(w.job(b.t).final(8).Wire()); !errors.Is(err, receipt.ErrFork) {
+		if err := b.Take(w.job(&b.t).final(8).Wire()); !errors.Is(err, receipt.ErrFork) {
 			t.Errorf("another one: %v", err)
 		}
 		if c, u, ok := b.Final(); !ok || c != cost(7) || u.Out != 7 {
@@ -120,7 +120,7 @@ func TestPresentRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			b.Close(Left)
-			w.job(b.t).sign(receipt.Final, receipt.OK, offer.Usage{In: 10, Out: 7}, change)
+			w.job(&b.t).sign(receipt.Final, receipt.OK, offer.Usage{In: 10, Out: 7}, change)
 		}
 		foreign := w.terms(50)
 		foreign.Request = "req_" + strings.Repeat("1", 32) // another gateway's

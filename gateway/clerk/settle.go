@@ -22,7 +22,7 @@ const (
 	gather      = 25 * time.Millisecond
 	settleEvery = 500 * time.Millisecond
 	hurryAt     = 4096                   // decisions, which do not wait for that any longer: a few megabytes
-	batchMax    = 1024                   // of them at once: one write to the log
+	batchMax    = 2048                   // of them at once: one write to the log
 	hurryMax    = 2 * time.Second        // that somebody waits for them
 	voidsMax    = 256                    // voids that wait for the journal at once: they share its writes
 	backoffMin  = 100 * time.Millisecond // before what failed is tried again; doubled up to backoffMax
@@ -74,6 +74,7 @@ func (c *Clerk) decided(b *Bill) {
 
 // await has a bill wait for a receipt. The lock is held.
 func (c *Clerk) await(b *Bill) {
+	b.found = true
 	b.state.Store(waiting)
 	c.worker(b.t.Worker).waiting[b.id] = b
 	c.waiting.Add(1)
@@ -85,13 +86,13 @@ func (c *Clerk) enqueue(e *entry) {
 		return
 	}
 	n := c.pipe.queued.Add(1)
-	sh := c.shard(e.b.id)
+	sh, closed, cost, usage := c.shard(e.b.id), e.b.t.Closed, e.cost, e.usage
 	sh.mu.Lock()
-	sh.queue = append(sh.queue, e)
+	sh.queue = append(sh.queue, e) // from here on the bill is the pipeline's
 	sh.mu.Unlock()
 	c.pipe.wake(n >= hurryAt)
-	if e.b.t.Closed != nil {
-		e.b.t.Closed(e.cost, e.usage)
+	if closed != nil {
+		closed(cost, usage)
 	}
 }
 
@@ -289,7 +290,7 @@ func (c *Clerk) settleOnce(ctx context.Context, list []*entry) (left []*entry, e
 
 // settlement is what the Desk is told.
 func (e *entry) settlement() billing.Settlement {
-	r, t := e.paid, e.b.t
+	r, t := e.paid, &e.b.t
 	s := billing.Settlement{
 		Request: e.b.id, Cost: e.cost, Share: r.Cost, Fee: e.cost - r.Cost, Receipt: r.ID(),
 	}
@@ -352,7 +353,6 @@ func (c *Clerk) over(list []*entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range list {
-		c.forget(e.b)
 		w := c.worker(e.b.t.Worker)
 		if e.paid != nil {
 			c.count(w, e)
@@ -363,6 +363,7 @@ func (c *Clerk) over(list []*entry) {
 		case e.refused != nil:
 			c.refuse(w, e.refused, e.why, nil)
 		}
+		c.forget(e.b) // the last that is known of e
 	}
 }
 

@@ -11,18 +11,19 @@ import (
 	"cocoon/internal/receipt"
 )
 
-// serve serves requests from n on whose receipts come at the same time, and gives their bills.
-func (o *office) serve(w *fakeWorker, n, requests int) (bills []*Bill) {
+// serve serves requests from n on whose receipts come at the same time, and gives their names.
+func (o *office) serve(w *fakeWorker, n, requests int) (names []string) {
 	o.t.Helper()
+	var bills []*Bill
 	for i := range requests {
 		b, j := o.begin(w, w.terms(n+i))
 		take(o.t, b, j.final(7))
-		bills = append(bills, b)
+		bills, names = append(bills, b), append(names, b.t.Request)
 	}
-	for _, b := range bills {
+	for _, b := range bills { // which serve others from here on
 		b.Close(Done)
 	}
-	return bills
+	return names
 }
 
 // logged is the receipt of a request in the log; nil if there is none.
@@ -46,7 +47,7 @@ func TestShare(t *testing.T) {
 		w.meet(o.clerk)
 		defer o.close()
 		defer o.clerk.Attach(w.id, w.link())()
-		bills := o.serve(w, 1, shareMax+shareMin)
+		many := o.serve(w, 1, shareMax+shareMin)
 		few := o.serve(w, 1000, 0)
 		sleep(3 * time.Second)
 		if s := o.clerk.Stats(); s.Shared != shareMax+shareMin || s.Single != 0 || w.signs != 2 {
@@ -57,16 +58,16 @@ func TestShare(t *testing.T) {
 		if s := o.clerk.Stats(); s.Single != shareMin-1 || w.signs != 2 {
 			t.Errorf("single %d, asked %d times", s.Single, w.signs)
 		}
-		for _, b := range append(bills, few...) {
-			r := o.logged(b.t.Request)
+		for _, name := range append(many, few...) {
+			r := o.logged(name)
 			if r == nil {
-				t.Fatalf("%s is not in the log", b.t.Request)
+				t.Fatalf("%s is not in the log", name)
 			}
 			if err := r.Verify(w.public()); err != nil {
-				t.Errorf("%s: %v", b.t.Request, err)
+				t.Errorf("%s: %v", name, err)
 			}
-			if w.settled[b.t.Request] != 1 {
-				t.Errorf("%s: the worker heard of it %d times", b.t.Request, w.settled[b.t.Request])
+			if w.settled[name] != 1 {
+				t.Errorf("%s: the worker heard of it %d times", name, w.settled[name])
 			}
 		}
 	})
@@ -80,15 +81,15 @@ func TestForged(t *testing.T) {
 		w.setKey(key(50))
 		few := o.serve(w, 1, shareMin-1)
 		sleep(3 * time.Second)
-		for _, b := range few {
-			if why := w.refused[b.t.Request]; !strings.Contains(why, "signature") || o.logged(b.t.Request) != nil {
-				t.Errorf("%s: %q", b.t.Request, why)
+		for _, name := range few {
+			if why := w.refused[name]; !strings.Contains(why, "signature") || o.logged(name) != nil {
+				t.Errorf("%s: %q", name, why)
 			}
 		}
 		if s := o.clerk.Stats(); s.Voided[BadSignature] != shareMin-1 || s.Refused[BadSignature] != shareMin-1 || s.Settled != 0 {
 			t.Errorf("%+v", s)
 		}
-		many := o.serve(w, 100, shareMin) // asked for one signature, it gives one of the wrong key
+		forged := o.serve(w, 100, shareMin)[0] // asked for one signature, it gives one of the wrong key
 		sleep(3 * time.Second)
 		if s := o.clerk.Stats(); s.Voided[BadSignature] != 2*shareMin-1 || s.Shared != 0 || w.signs != 1 {
 			t.Errorf("asked %d times, %+v", w.signs, s)
@@ -97,12 +98,12 @@ func TestForged(t *testing.T) {
 		late := o.serve(w, 200, shareMin)
 		w.setKey(good)
 		sleep(3 * time.Second)
-		for _, b := range late {
-			if r := o.logged(b.t.Request); r == nil || r.Verify(w.public()) != nil {
-				t.Errorf("%s: what is in the log can't be verified", b.t.Request)
+		for _, name := range late {
+			if r := o.logged(name); r == nil || r.Verify(w.public()) != nil {
+				t.Errorf("%s: what is in the log can't be verified", name)
 			}
 		}
-		if s := o.clerk.Stats(); s.Settled != shareMin || s.Shared != shareMin || o.logged(many[0].t.Request) != nil {
+		if s := o.clerk.Stats(); s.Settled != shareMin || s.Shared != shareMin || o.logged(forged) != nil {
 			t.Errorf("%+v", s)
 		}
 	})

@@ -311,7 +311,7 @@ func (c *Clerk) judge(worker receipt.Digest, id ledger.ID, r *receipt.Signed) (*
 	if err := k.verifier.Verify(r); err != nil {
 		return nil, BadSignature, err
 	}
-	e, why, err := c.decide(b, k, r)
+	e, why, err := c.decide(b, id, k, r)
 	if e != nil {
 		e.vouched = true
 	}
@@ -333,11 +333,11 @@ func (c *Clerk) known(r *receipt.Signed) (*entry, Reason, error) {
 	return nil, NoHold, errors.New("nothing is owed any more")
 }
 
-// decide holds a receipt with a good signature against the bill that waits.
-func (c *Clerk) decide(b *Bill, k *keyset, r *receipt.Signed) (*entry, Reason, error) {
+// decide holds a receipt with a good signature against the bill of its request that waits.
+func (c *Clerk) decide(b *Bill, id ledger.ID, k *keyset, r *receipt.Signed) (*entry, Reason, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b.state.Load() != waiting {
+	if b.state.Load() != waiting || b.id != id { // it is another request's by now
 		return nil, "", nil
 	}
 	if err := b.check(k, &r.Receipt); err != nil {

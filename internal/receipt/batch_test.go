@@ -31,6 +31,16 @@ func batch(t testing.TB, n int) []*Signed {
 	return all
 }
 
+// parseEvent reads into one that has been used before.
+func parseEvent(data []byte) (*Signed, error) {
+	s := &Signed{Receipt: longest(), id: sum(1), place: place{index: 1, size: 2, path: []Digest{sum(3)}}}
+	s.Request, s.Seq = sample().Request, 7
+	if err := s.ParseEvent(data); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
 // same tells whether two are one receipt, with one signature and place.
 func same(a, b *Signed) bool {
 	return a.Receipt == b.Receipt && a.id == b.id && bytes.Equal(a.Wire(), b.Wire())

@@ -34,7 +34,7 @@ func BenchmarkTake(b *testing.B) {
 	events := usual(b)
 	var terms []Terms
 	for _, e := range events {
-		s, err := ParseEvent(e)
+		s, err := parseEvent(e)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -45,7 +45,7 @@ func BenchmarkTake(b *testing.B) {
 	b.Run("parse", func(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
-			if _, err := ParseEvent(events[i%len(events)]); err != nil {
+			if _, err := parseEvent(events[i%len(events)]); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -54,7 +54,7 @@ func BenchmarkTake(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
 			i %= len(events)
-			s, err := ParseEvent(events[i])
+			s, err := parseEvent(events[i])
 			if err == nil {
 				err = s.Check(terms[i])
 			}

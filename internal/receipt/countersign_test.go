@@ -59,7 +59,7 @@ func TestShare(t *testing.T) {
 		}
 		copy(all, batch(t, 3)[:2]) // some had shared another one
 		for i, s := range all {    // as they come to a gateway
-			if all[i], err = ParseEvent(bytes.TrimSuffix(s.Wire(), []byte("\n"))); err != nil {
+			if all[i], err = parseEvent(bytes.TrimSuffix(s.Wire(), []byte("\n"))); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -287,12 +287,12 @@ func TestSpelling(t *testing.T) {
 		if _, err := Parse([]byte(b)); !errors.Is(err, ErrForm) {
 			t.Errorf("%q for %q: %v", c[1], c[0], err)
 		}
-		event, err := ParseEvent([]byte(b))
+		event, err := parseEvent([]byte(b))
 		if whole := b+"\n" == wire; whole && (err != nil || string(event.Wire()) != wire) || !whole && !errors.Is(err, ErrForm) {
 			t.Errorf("event: %q for %q: %v", c[1], c[0], err)
 		}
 	}
-	if s, err := ParseEvent([]byte(wire)); err != nil || string(s.Wire()) != wire {
+	if s, err := parseEvent([]byte(wire)); err != nil || string(s.Wire()) != wire {
 		t.Errorf("event with its last line feed: %v", err)
 	}
 	// The last character of base64 holds bits that decode to nothing.

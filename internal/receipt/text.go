@@ -64,11 +64,16 @@ func Parse(wire []byte) (*Signed, error) {
 	if !ok {
 		return nil, errEnd()
 	}
-	return parse(lines)
+	s := &Signed{}
+	if err := s.parse(lines); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
-// ParseEvent is Parse of a receipt that came with an answer, where its last line feed may be missing.
-func ParseEvent(data []byte) (*Signed, error) { return parse(bytes.TrimSuffix(data, []byte("\n"))) }
+// ParseEvent is Parse of a receipt that came with an answer, where its last line feed may be missing. It is read into s; if
+// the Request and Model that s has are the receipt's, they are not made anew. After an error s is of no use.
+func (s *Signed) ParseEvent(data []byte) error { return s.parse(bytes.TrimSuffix(data, []byte("\n"))) }
 
 func errEnd() error {
 	return fmt.Errorf("%w: no line with a signature at its end, or more than %d bytes", ErrForm, WireMax)
@@ -86,12 +91,12 @@ func parseFirst(b []byte) (s *Signed, rest []byte, err error) {
 }
 
 // parse reads a receipt without its last line feed.
-func parse(lines []byte) (*Signed, error) {
+func (s *Signed) parse(lines []byte) error {
 	size := len(lines) + 1 - signatureLine
 	if size < 0 || len(lines) >= WireMax || !bytes.HasPrefix(lines[size:], []byte(signatureHead)) {
-		return nil, errEnd()
+		return errEnd()
 	}
-	s := &Signed{}
+	s.place = place{}
 	p := parser{rest: lines[:size]}
 	p.receipt(&s.Receipt)
 	text := lines[:size-len(p.rest)]
@@ -102,16 +107,16 @@ func parse(lines []byte) (*Signed, error) {
 		p.fail("end")
 	}
 	if p.why != "" {
-		return nil, fmt.Errorf("%w: no %q where it belongs, or not right after it", ErrForm, p.why)
+		return fmt.Errorf("%w: no %q where it belongs, or not right after it", ErrForm, p.why)
 	}
 	if !parseSignature(&s.signature, lines[size+len(signatureHead):]) {
-		return nil, fmt.Errorf("%w: the signature is not 64 bytes in base64", ErrForm)
+		return fmt.Errorf("%w: the signature is not 64 bytes in base64", ErrForm)
 	}
 	if err := s.Validate(); err != nil {
-		return nil, err
+		return err
 	}
 	s.id = digest(text)
-	return s, nil
+	return nil
 }
 
 // parseSignature reads base64 in its one spelling: a decoder that is strict passes over line ends alone, and then there are
@@ -131,12 +136,12 @@ type parser struct {
 
 func (p *parser) receipt(r *Receipt) {
 	p.literal(head)
-	r.Request = p.word("request ")
+	r.Request = p.word("request ", r.Request)
 	p.digest(" route ", &r.Route)
 	p.digest("\nworker ", &r.Worker)
 	r.Epoch = p.unsigned(" epoch ")
 	p.digest(" keyset ", &r.Keyset)
-	r.Model = p.word("\nmodel ")
+	r.Model = p.word("\nmodel ", r.Model)
 	p.digest(" weights ", &r.Weights)
 	p.digest(" engine ", &r.Engine)
 	r.Mode = oneOf(p, "\nmode ", Sealed, Gateway, Simulated, Unprotected)
@@ -169,17 +174,20 @@ func (p *parser) fail(want string) {
 	p.rest = nil
 }
 
-// word is what comes after a name, up to a blank.
-func (p *parser) word(name string) string {
+// word is what comes after a name, up to a blank: known, if it is that.
+func (p *parser) word(name, known string) string {
 	p.literal(name)
 	i := bytes.IndexByte(p.rest, ' ')
 	if i < 0 {
 		p.fail(name)
 		return ""
 	}
-	v := string(p.rest[:i])
+	v := p.rest[:i]
 	p.rest = p.rest[i:]
-	return v
+	if string(v) == known {
+		return known
+	}
+	return string(v)
 }
 
 // oneOf is the one of the words that comes after a name. None of them begins with another.
