@@ -21,7 +21,7 @@ import (
 	"cocoon/internal/bench/mock"
 )
 
-// The phases, in the order of a repetition.
+// The phases, in the order of a round, and the last one after all rounds of a repetition.
 const (
 	phaseSmall   = "small"   // small requests as fast as 64 connections go
 	phaseRate    = "rate"    // the same at a fixed rate
@@ -49,6 +49,7 @@ const (
 // plan is how long and how large the phases are.
 type plan struct {
 	Repetitions int           `json:"repetitions"`
+	Rounds      int           `json:"rounds"`  // of each repetition: in each all peers have their turn in every phase
 	Warm        time.Duration `json:"warm_ns"` // before a peer's first phase, and at the start of each
 	Ramp        time.Duration `json:"ramp_ns"` // over which streams start
 	Small       time.Duration `json:"small_ns"`
@@ -61,17 +62,17 @@ type plan struct {
 
 func fullPlan(held int) plan {
 	return plan{
-		Repetitions: 3, Warm: 500 * time.Millisecond, Ramp: time.Second,
-		Small: 3 * time.Second, Rate: 4 * time.Second, Long: 2 * time.Second,
-		Chunks: 200, Held: held, Settle: 2 * time.Second,
+		Repetitions: 2, Rounds: 5, Warm: 300 * time.Millisecond, Ramp: time.Second,
+		Small: 1500 * time.Millisecond, Rate: 2 * time.Second, Long: time.Second,
+		Chunks: 100, Held: held, Settle: 2 * time.Second,
 	}
 }
 
 func quickPlan(held int) plan {
 	return plan{
-		Repetitions: 1, Warm: 500 * time.Millisecond, Ramp: time.Second,
-		Small: 2 * time.Second, Rate: 2500 * time.Millisecond, Long: 1200 * time.Millisecond,
-		Chunks: 100, Held: min(held, 2000), Settle: time.Second,
+		Repetitions: 1, Rounds: 3, Warm: 300 * time.Millisecond, Ramp: 500 * time.Millisecond,
+		Small: time.Second, Rate: 1500 * time.Millisecond, Long: 600 * time.Millisecond,
+		Chunks: 80, Held: min(held, 2000), Settle: time.Second,
 	}
 }
 
@@ -132,11 +133,14 @@ func (p *plan) warmUp() []load.Config {
 	}
 }
 
-// sample is one phase of one peer in one repetition.
+// values is how many samples of a phase each peer has at most.
+func (p *plan) values() int { return p.Repetitions * p.Rounds }
+
+// sample is one phase of one peer in one round.
 type sample struct {
-	Peer       string `json:"peer"`
-	Phase      string `json:"phase"`
-	Repetition int    `json:"repetition"`
+	Peer  string `json:"peer"`
+	Phase string `json:"phase"`
+	Round int    `json:"round"` // counted from 1, through all repetitions
 
 	CPU       float64 `json:"cpu_s"`        // user and system time of the peer's processes during the load
 	EngineCPU float64 `json:"engine_cpu_s"` // the same of the engine behind it

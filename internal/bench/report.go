@@ -29,12 +29,12 @@ type results struct {
 	Samples  []sample          `json:"samples"`
 }
 
-// figure is one metric of one peer over all repetitions.
+// figure is one metric of one peer over all rounds.
 type figure struct {
 	Metric string `json:"metric"`
 	Peer   string `json:"peer"`
 	spread
-	// Ratio is to the reverse proxy, repetition by repetition.
+	// Ratio is to the reverse proxy, round by round.
 	Ratio *spread `json:"ratio,omitempty"`
 }
 
@@ -45,7 +45,7 @@ type spread struct {
 	Max    float64 `json:"max"`
 }
 
-// view is what one repetition measured of one peer: its samples by phase, and those without a proxy.
+// view is what one round measured of one peer: its samples by phase, and those without a proxy.
 type view struct{ own, direct map[string]sample }
 
 // metric is a row of the table.
@@ -130,7 +130,7 @@ func p99(v view) (float64, bool) {
 	return s.P99, s.N > 0
 }
 
-// added is what a peer's latency has above that without a proxy in the same repetition.
+// added is what a peer's latency has above that without a proxy in the same round.
 func added(of func(view) (float64, bool)) func(view) (float64, bool) {
 	return func(v view) (float64, bool) {
 		with, ok := of(v)
@@ -167,8 +167,8 @@ func (r *results) compute() {
 	for _, m := range metrics() {
 		for _, peer := range r.Peers {
 			var values []float64
-			for rep := 1; rep <= r.Plan.Repetitions; rep++ {
-				if v, ok := m.value(r.view(peer, rep)); ok {
+			for round := 1; round <= r.Plan.values(); round++ {
+				if v, ok := m.value(r.view(peer, round)); ok {
 					values = append(values, v)
 				}
 			}
@@ -187,12 +187,12 @@ func (r *results) compute() {
 	}
 }
 
-// ratio is a peer's metric to another's, repetition by repetition; nil if there is none.
+// ratio is a peer's metric to another's, round by round; nil if there is none.
 func (r *results) ratio(m metric, peer, to string) *spread {
 	var ratios []float64
-	for rep := 1; rep <= r.Plan.Repetitions; rep++ {
-		v, ok := m.value(r.view(peer, rep))
-		base, there := m.value(r.view(to, rep))
+	for round := 1; round <= r.Plan.values(); round++ {
+		v, ok := m.value(r.view(peer, round))
+		base, there := m.value(r.view(to, round))
 		if ok && there && base > 0 {
 			ratios = append(ratios, v/base)
 		}
@@ -204,14 +204,14 @@ func (r *results) ratio(m metric, peer, to string) *spread {
 	return &s
 }
 
-// view is a peer's samples of one repetition.
-func (r *results) view(peer string, rep int) view {
+// view is a peer's samples of one round.
+func (r *results) view(peer string, round int) view {
 	v := view{own: map[string]sample{}, direct: map[string]sample{}}
 	for _, s := range r.Samples {
-		if s.Repetition == rep && s.Peer == peer {
+		if s.Round == round && s.Peer == peer {
 			v.own[s.Phase] = s
 		}
-		if s.Repetition == rep && s.Peer == peerDirect {
+		if s.Round == round && s.Peer == peerDirect {
 			v.direct[s.Phase] = s
 		}
 	}
@@ -305,7 +305,7 @@ func (r *results) print(w io.Writer) {
 	m := &r.Machine
 	fmt.Fprintf(w, "%s, %d cores, %d MB, Linux %s, %s, commit %s, %s\n", m.CPU, m.Cores, m.MemoryMB, m.Kernel, m.Go,
 		m.Commit, m.Time.Format("2006-01-02 15:04 MST"))
-	fmt.Fprintf(w, "%d repetitions, medians; in brackets the ratio to %s\n\n", r.Plan.Repetitions, peerProxy)
+	fmt.Fprintf(w, "%d repetitions of %d rounds, medians; in brackets the ratio to %s\n\n", r.Plan.Repetitions, r.Plan.Rounds, peerProxy)
 	table := [][]string{append([]string{""}, r.Peers...)}
 	for _, m := range metrics() {
 		row, measured := []string{m.title}, false
@@ -356,7 +356,7 @@ func (r *results) printNoise(w io.Writer) {
 	}
 	fmt.Fprintln(w)
 	if profiled {
-		fmt.Fprintln(w, "our gateways were profiled in repetition 1: their CPU there is a little too high")
+		fmt.Fprintln(w, "our gateways were profiled in round 1: their CPU there is a little too high")
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 // more than that, and the machine is twice as slow in the second.
 func measured() *results {
 	r := &results{
-		Plan: plan{Repetitions: 2}, Peers: []string{peerDirect, peerProxy, peerCocoon, peerBilling},
+		Plan: plan{Repetitions: 1, Rounds: 2}, Peers: []string{peerDirect, peerProxy, peerCocoon, peerBilling},
 		Skipped: map[string]string{peerNginx: "not installed"},
 	}
 	for rep := 1; rep <= 2; rep++ {
@@ -27,7 +27,7 @@ func measured() *results {
 		for peer, cost := range map[string]float64{peerDirect: 0, peerProxy: 2, peerCocoon: 1, peerBilling: 1.1} {
 			add := func(phase string, cpu float64, result load.Result) {
 				r.Samples = append(r.Samples, sample{
-					Peer: peer, Phase: phase, Repetition: rep, CPU: cpu * slow, Result: result,
+					Peer: peer, Phase: phase, Round: rep, CPU: cpu * slow, Result: result,
 					RSSIdle: 1000, RSSHeld: 1000 + int64(cost*40_000),
 				})
 			}

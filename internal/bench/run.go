@@ -37,14 +37,14 @@ var errFailed = errors.New("the run failed, see above")
 func runMain(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var o runFlags
 	f := flags(roleRun, stderr)
-	f.BoolVar(&o.quick, "quick", false, "one short repetition, less than 2 minutes: for a look, not for figures")
+	f.BoolVar(&o.quick, "quick", false, "a short repetition, less than 2 minutes: for a look, not for figures")
 	f.BoolVar(&o.strict, "strict", false, "exit with 1 when a target is missed")
-	f.IntVar(&o.repetitions, "reps", 0, "repetitions (default 3, with -quick 1)")
+	f.IntVar(&o.repetitions, "reps", 0, "repetitions (default 2, with -quick 1)")
 	f.IntVar(&o.held, "held", 5000, "streams held open")
 	f.StringVar(&o.peers, "peers", strings.Join(defaultPeers(), ","), "what to measure; there is "+peerChain+" too")
 	f.StringVar(&o.bin, "bin", "bin", "folder with "+gatewayBinary)
 	f.StringVar(&o.jsonPath, "json", "bin/bench.json", "where the figures go; empty for nowhere")
-	f.StringVar(&o.profiles, "profile", "", "folder for profiles of our gateways, of the first repetition")
+	f.StringVar(&o.profiles, "profile", "", "folder for profiles of our gateways, of the first round")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -144,78 +144,119 @@ func (r *run) problem(format string, args ...any) {
 	fmt.Fprintln(r.progress, "problem:", text)
 }
 
-// all runs the repetitions: in each every peer has its turn, so that what drifts drifts for all. The order turns
-// from one to the next.
+// all runs the repetitions.
 func (r *run) all(ctx context.Context) error {
-	order := slices.Clone(r.out.Peers)
-	for rep := 1; rep <= r.plan.Repetitions; rep++ {
-		for _, name := range order {
-			fmt.Fprintf(r.progress, "%d/%d %s\n", rep, r.plan.Repetitions, name)
-			err := r.peer(ctx, name, rep)
-			if ctx.Err() != nil {
-				return fmt.Errorf("the run was cut off: %w", errors.Join(ctx.Err(), err))
-			}
-			if err != nil {
-				r.problem("%s: %v", name, err)
-			}
+	for rep := range r.plan.Repetitions {
+		err := r.repetition(ctx, rep)
+		if ctx.Err() != nil {
+			return fmt.Errorf("the run was cut off: %w", errors.Join(ctx.Err(), err))
 		}
-		if len(order) > 0 {
-			order = append(order[1:], order[0])
-		}
-	}
-	return nil
-}
-
-// peer runs every phase of one peer.
-func (r *run) peer(ctx context.Context, name string, rep int) error {
-	p, err := r.lab.start(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer p.stop()
-	answered := int64(0)
-	for _, c := range r.plan.warmUp() {
-		s, err := r.lab.put(ctx, p, c, nil, nil)
-		if err != nil {
-			return fmt.Errorf("warming up: %w", err)
-		}
-		answered += s.Result.Requests
-	}
-	for _, phase := range []string{phaseSmall, phaseRate, phaseLong, phaseStreams} {
-		s, err := r.phase(ctx, p, phase, rep)
-		if err != nil {
-			return fmt.Errorf("%s: %w", phase, err)
-		}
-		answered += s.Result.Requests
-	}
-	if bills(name) {
-		err := p.proxy.until(ctx, "settling", func(ctx context.Context) error { return settled(ctx, p.ops, answered) })
 		if err != nil {
 			return err
 		}
 	}
-	if name == peerDirect || name == peerChain { // one real worker has not the connections for as many streams
-		return nil
+	return nil
+}
+
+// seat is a peer in a repetition.
+type seat struct {
+	*peer
+	answered int64
+}
+
+// repetition runs all peers at once, and puts the load on one after the other, for a second or two each and round after
+// round: machines slow down and recover within seconds, so that only neighbours in time can be compared. Then each holds
+// streams in a process of its own.
+func (r *run) repetition(ctx context.Context, rep int) error {
+	var seats []*seat
+	defer func() {
+		for _, s := range seats {
+			s.stop()
+		}
+	}()
+	for _, name := range r.out.Peers {
+		p, err := r.lab.start(ctx, name)
+		if err != nil {
+			r.problem("%s: %v", name, err)
+			continue
+		}
+		s := &seat{peer: p}
+		seats = append(seats, s)
+		if err := r.warmUp(ctx, s); err != nil {
+			return err
+		}
 	}
-	p.stop() // harmless twice
-	if p, err = r.lab.start(ctx, name); err != nil {
-		return err
+	for round := range r.plan.Rounds {
+		fmt.Fprintf(r.progress, "repetition %d of %d, round %d of %d\n", rep+1, r.plan.Repetitions, round+1, r.plan.Rounds)
+		if err := r.round(ctx, seats, rep*r.plan.Rounds+round+1); err != nil {
+			return err
+		}
+		seats = append(seats[1:len(seats):len(seats)], seats[0]) // who comes after whom turns
 	}
-	defer p.stop()
-	if err := r.hold(ctx, p, rep); err != nil {
-		return fmt.Errorf("%s: %w", phaseHold, err)
+	for _, s := range seats {
+		if bills(s.name) {
+			err := s.proxy.until(ctx, "settling", func(ctx context.Context) error { return settled(ctx, s.ops, s.answered) })
+			if err != nil {
+				r.problem("%s: %v", s.name, err)
+			}
+		}
+		s.stop()
+	}
+	return r.holdEach(ctx, rep*r.plan.Rounds+1)
+}
+
+func (r *run) warmUp(ctx context.Context, s *seat) error {
+	for _, c := range r.plan.warmUp() {
+		got, err := r.lab.put(ctx, s.peer, c, nil, nil)
+		if err != nil {
+			return fmt.Errorf("%s: warming up: %w", s.name, err)
+		}
+		s.answered += got.Result.Requests
 	}
 	return nil
 }
 
-// profiled says whether profiles are wanted of a peer in this repetition.
-func (r *run) profiled(p *peer, rep int) bool { return r.profiles != "" && p.ops != "" && rep == 1 }
+// round puts each phase's load on each peer.
+func (r *run) round(ctx context.Context, seats []*seat, n int) error {
+	for _, phase := range []string{phaseSmall, phaseRate, phaseLong, phaseStreams} {
+		for _, s := range seats {
+			got, err := r.phase(ctx, s.peer, phase, n)
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", s.name, phase, err)
+			}
+			s.answered += got.Result.Requests
+		}
+	}
+	return nil
+}
 
-func (r *run) phase(ctx context.Context, p *peer, phase string, rep int) (sample, error) {
+// holdEach has each peer hold streams.
+func (r *run) holdEach(ctx context.Context, n int) error {
+	for _, name := range r.out.Peers {
+		if name == peerDirect || name == peerChain { // one real worker has not the connections for as many streams
+			continue
+		}
+		fmt.Fprintln(r.progress, "holding streams:", name)
+		p, err := r.lab.start(ctx, name)
+		if err == nil {
+			err = r.hold(ctx, p, n)
+			p.stop()
+		}
+		if err != nil {
+			r.problem("%s, %s: %v", name, phaseHold, err)
+		}
+	}
+	return nil
+}
+
+// profiled says whether profiles are wanted of a peer in this round.
+func (r *run) profiled(p *peer, round int) bool { return r.profiles != "" && p.ops != "" && round == 1 }
+
+func (r *run) phase(ctx context.Context, p *peer, phase string, round int) (sample, error) {
 	c := r.plan.load(phase)
 	profiled := make(chan error, 1)
 	var during func()
-	wanted := r.profiled(p, rep) && phase != phaseLong
+	wanted := r.profiled(p, round) && phase != phaseLong
 	if wanted {
 		seconds := max(int((c.Length-c.Warm)/time.Second), 1)
 		what, path := fmt.Sprintf("/debug/pprof/profile?seconds=%d", seconds), filepath.Join(r.profiles, p.name+"."+phase+".cpu.pprof")
@@ -227,14 +268,14 @@ func (r *run) phase(ctx context.Context, p *peer, phase string, rep int) (sample
 		err = <-profiled
 	}
 	if err == nil {
-		r.keep(p, phase, rep, s)
+		r.keep(p, phase, round, s)
 	}
 	return s, err
 }
 
 // hold measures the memory of open streams, in a process that has seen little else: what earlier load left in its
 // heap would hide it.
-func (r *run) hold(ctx context.Context, p *peer, rep int) error {
+func (r *run) hold(ctx context.Context, p *peer, round int) error {
 	warm := r.plan.warmUp()[0]
 	warm.Conns = 2
 	if _, err := r.lab.put(ctx, p, warm, nil, nil); err != nil {
@@ -252,7 +293,7 @@ func (r *run) hold(ctx context.Context, p *peer, rep int) error {
 			}
 			held = max(held, residentKiB(p.proxy.pid()))
 		}
-		if r.profiled(p, rep) {
+		if r.profiled(p, round) {
 			heapErr = profile(ctx, p.ops, "/debug/pprof/heap", filepath.Join(r.profiles, p.name+"."+phaseHold+".heap.pprof"))
 		}
 	})
@@ -260,13 +301,13 @@ func (r *run) hold(ctx context.Context, p *peer, rep int) error {
 		return err
 	}
 	s.RSSIdle, s.RSSHeld = idle, held
-	r.keep(p, phaseHold, rep, s)
+	r.keep(p, phaseHold, round, s)
 	return heapErr
 }
 
 // keep adds a sample to the results. A wrong answer fails the run, and so does one that our gateway lost.
-func (r *run) keep(p *peer, phase string, rep int, s sample) {
-	s.Peer, s.Phase, s.Repetition = p.name, phase, rep
+func (r *run) keep(p *peer, phase string, round int, s sample) {
+	s.Peer, s.Phase, s.Round = p.name, phase, round
 	r.out.Samples = append(r.out.Samples, s)
 	if s.Result.Wrong > 0 || (s.Result.Lost > 0 && ours(p.name)) {
 		r.problem("%s, %s: %d answers wrong, %d lost: %s", p.name, phase, s.Result.Wrong, s.Result.Lost, s.Result.Because)

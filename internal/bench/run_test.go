@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 func TestRepetition(t *testing.T) {
 	t.Setenv("GORACE", "atexit_sleep_ms=0") // or else each of its processes takes a second to end under the race detector
 	pl := plan{
-		Repetitions: 1, Warm: 50 * time.Millisecond, Ramp: 50 * time.Millisecond, Small: 200 * time.Millisecond,
+		Repetitions: 1, Rounds: 2, Warm: 50 * time.Millisecond, Ramp: 50 * time.Millisecond, Small: 200 * time.Millisecond,
 		Rate: 300 * time.Millisecond, Long: 200 * time.Millisecond, Chunks: 5, Held: 50, Settle: 100 * time.Millisecond,
 	}
 	l, err := newLab(t.Context(), t.TempDir(), pl.models())
@@ -42,7 +42,7 @@ func TestRepetition(t *testing.T) {
 	if err := l.close(); err != nil {
 		t.Error(err)
 	}
-	if len(r.out.Problems) > 0 || len(r.out.Samples) != 4+5 {
+	if len(r.out.Problems) > 0 || len(r.out.Samples) != 2*4+2*4+1 {
 		t.Fatalf("problems %q, %d samples", r.out.Problems, len(r.out.Samples))
 	}
 	r.out.compute()
