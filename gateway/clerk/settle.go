@@ -20,7 +20,7 @@ const (
 	// batches at least: a sync of the disk costs some tenths of a millisecond of CPU. Nobody waits for them, but who needs
 	// the money; then they go at once. What a crash takes back the workers present again.
 	gather      = 25 * time.Millisecond
-	settleEvery = 500 * time.Millisecond
+	settleEvery = time.Second
 	hurryAt     = 4096                   // decisions, which do not wait for that any longer: a few megabytes
 	batchMax    = 2048                   // of them at once: one write to the log
 	hurryMax    = 2 * time.Second        // that somebody waits for them

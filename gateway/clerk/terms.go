@@ -89,10 +89,13 @@ func (t *Terms) check() error {
 // price in, cached, out, the customer's, the caps; then texts with their length before them: mode, model, key, user.
 const noteVersion = 1
 
+// noteRoom is for all but the texts of a note, unless prices and caps are very large.
+const noteRoom = 1 + 3*32 + 8*5 + 4*2
+
 // note is the terms as the hold keeps them: at most 700 bytes.
 func (t *Terms) note() []byte {
-	b := make([]byte, 0, 320)
-	b = append(b, noteVersion)
+	texts := len(t.Mode) + len(t.Model) + len(t.Key) + len(t.User)
+	b := append(make([]byte, 0, noteRoom+texts), noteVersion)
 	b = append(append(append(b, t.Worker[:]...), t.Keyset[:]...), t.Req[:]...)
 	for _, n := range [...]int64{
 		int64(t.Ask.In), int64(t.Ask.Cached), int64(t.Ask.Out),
