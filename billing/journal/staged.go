@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// aheadStep is how much room is allocated at once: the call is rare then, and takes little from a disk that is nearly
-	// full.
-	aheadStep = 1 << 20
+	// aheadStep is how much room is allocated at once: the call is rare then, one for 200 holds, and a disk that is full
+	// shows soon: what is served while nothing else can be written has to wait for its settlement.
+	aheadStep = 64 << 10
 	// aheadPause is how much is written to the file at once after room was refused, before it is asked for again: a refusal
 	// is slow where a file system looks for what it could free.
 	aheadPause = 64 << 10
