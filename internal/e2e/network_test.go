@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,11 +31,17 @@ const (
 	portMax = 32000
 )
 
+// handedOut are the ports that freePort gave: whoever got one may not listen there yet.
+var handedOut sync.Map
+
 // freePort is a loopback address that nobody listens on.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(portMin+rand.IntN(portMax-portMin)))
+		if _, given := handedOut.LoadOrStore(addr, true); given {
+			continue
+		}
 		l, err := net.Listen("tcp", addr)
 		if err == nil {
 			l.Close()
