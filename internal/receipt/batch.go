@@ -87,29 +87,34 @@ type place struct {
 	tree        *tree    // else they are in here
 }
 
-// siblings gives the path's hashes, and which of them are on the left.
-func (p *place) siblings(f func(sibling *Digest, left bool)) {
-	read := 0
+// way leads from a leaf to the root: where each sibling is in a tree's hashes, and whether it is on the left.
+func (p *place) way(step func(at int, left bool)) {
 	for i, from, n := p.index, 0, p.size; n > 1; i, from, n = i/2, from+n, (n+1)/2 {
-		switch {
-		case i^1 >= n: // there is none
-		case p.tree != nil:
-			f(&p.tree.hashes[from+(i^1)], i%2 == 1)
-		default:
-			f(&p.path[read], i%2 == 1)
-			read++
+		if i^1 < n { // else it rises as it is
+			step(from+(i^1), i%2 == 1)
 		}
 	}
 }
 
-// siblings counts the hashes from an index to the root.
-func siblings(index, size int) (count int) {
-	for i, n := index, size; n > 1; i, n = i/2, (n+1)/2 {
-		if i^1 < n {
-			count++
+// siblings gives the path's hashes, and which of them are on the left.
+func (p *place) siblings(f func(sibling *Digest, left bool)) {
+	read := 0
+	p.way(func(at int, left bool) {
+		if p.tree != nil {
+			f(&p.tree.hashes[at], left)
+			return
 		}
-	}
-	return count
+		f(&p.path[read], left)
+		read++
+	})
+}
+
+// placeToRead is a place with room for the path that it takes.
+func placeToRead(index, size int) place {
+	p, count := place{index: index, size: size}, 0
+	p.way(func(int, bool) { count++ })
+	p.path = make([]Digest, count)
+	return p
 }
 
 // over is what is signed for the batch, if the receipt with an ID is there.
@@ -144,8 +149,7 @@ func (p *parser) place(into *place) {
 		return
 	}
 	p.literal(" path")
-	*into = place{index: int(index), size: int(size)}
-	into.path = make([]Digest, siblings(into.index, into.size))
+	*into = placeToRead(int(index), int(size))
 	for i := range into.path {
 		p.digest(" ", &into.path[i])
 	}
@@ -193,11 +197,10 @@ func NewVerifier(key ed25519.PublicKey) *Verifier {
 
 // Verify checks a receipt's signature. The error is ErrSignature.
 func (v *Verifier) Verify(s *Signed) error {
-	over := s.over()
-	if over == s.id { // no batch
-		return verify(v.key, over, &s.signature)
+	if s.place.size == 0 { // no batch
+		return s.Verify(v.key)
 	}
-	return v.verify(verified{over, s.signature})
+	return v.verify(verified{s.over(), s.signature})
 }
 
 // verify checks a batch's signature, and remembers it.

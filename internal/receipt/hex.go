@@ -22,7 +22,7 @@ func values(digits uint64) uint64 {
 }
 
 // isHex tells whether text, whose length is a multiple of 8, is lower-case hex digits.
-func isHex[T string | []byte](text T) bool {
+func isHex(text string) bool {
 	strange := uint64(0)
 	for ; len(text) >= 8; text = text[8:] {
 		b := load(text)
@@ -60,7 +60,7 @@ func appendHex(b, from []byte) []byte {
 }
 
 // load is the first eight bytes as a number, the first one the lowest.
-func load[T string | []byte](s T) uint64 {
+func load(s string) uint64 {
 	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
 		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }

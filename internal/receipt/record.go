@@ -166,8 +166,7 @@ func (r *recordReader) place(into *place) {
 	if r.short = r.short || size < 2 || size > BatchMax || index >= size; r.short {
 		return
 	}
-	*into = place{index: int(index), size: int(size)}
-	into.path = make([]Digest, siblings(into.index, into.size))
+	*into = placeToRead(int(index), int(size))
 	for i := range into.path {
 		copy(into.path[i][:], r.take(len(into.path[i])))
 	}
