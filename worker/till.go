@@ -9,7 +9,6 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,9 +85,8 @@ func (t *till) claim(s *receipt.Signed) {
 	if _, known := t.claims[s.ID()]; known {
 		return
 	}
-	request := strings.Clone(s.Request) // which does not keep all of the receipt
-	t.claims[s.ID()] = claim{request: request, final: s.Kind == receipt.Final, cost: s.Cost, end: s.End}
-	t.requests[request] = s.ID()
+	t.claims[s.ID()] = claim{request: s.Request, final: s.Kind == receipt.Final, cost: s.Cost, end: s.End}
+	t.requests[s.Request] = s.ID()
 }
 
 // begin makes a request known. The error is an unmetError: there is no room for its receipts, or there are some already.

@@ -22,7 +22,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -200,8 +199,8 @@ var errKept = errors.New("the receipt is in the store")
 // put keeps a receipt that is on disk, in place of the request's last one.
 func (s *Store) put(r *receipt.Signed, offset, size int64) {
 	s.remove(s.requests[r.Request])
-	e := &entry{ // which does not keep the text that the name is a part of
-		id: r.ID(), request: strings.Clone(r.Request), keyset: r.Keyset, seq: r.Seq, final: r.Kind == receipt.Final, cost: r.Cost, end: r.End,
+	e := &entry{
+		id: r.ID(), request: r.Request, keyset: r.Keyset, seq: r.Seq, final: r.Kind == receipt.Final, cost: r.Cost, end: r.End,
 		offset: offset, size: size,
 	}
 	s.entries[e.id], s.requests[e.request] = e, e
