@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -101,19 +99,7 @@ func TestHostileCountersigner(t *testing.T) {
 			if slow {
 				tm.sign = 50 * time.Millisecond
 			}
-			g := serveGate(t, tm)
-			id := newID(t)
-			ctl, w := control(t, g, id)
-			f := dataOf(t, g, id, ctl)
-			eventually(t, "it is there", func() bool { _, idle := w.counts(); return idle == 1 })
-			go func() {
-				if _, err := http.ReadRequest(f.r); err == nil {
-					_, _ = io.WriteString(f, answer)
-					if !slow {
-						_ = f.NetConn().Close()
-					}
-				}
-			}()
+			w := answers(t, tm, answer, !slow)
 			if got, err := w.Countersign(t.Context(), []byte("x")); err == nil || got != nil {
 				t.Errorf("%q, %v", got, err)
 			}

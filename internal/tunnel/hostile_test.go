@@ -200,6 +200,26 @@ const (
 	chunkedHead = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 
+// answers is a worker whose one data connection gives the next request an answer, whatever that is, and then closes if it
+// shall.
+func answers(t testing.TB, tm timings, answer string, closes bool) *Worker {
+	t.Helper()
+	g := serveGate(t, tm)
+	id := newID(t)
+	ctl, w := control(t, g, id)
+	f := dataOf(t, g, id, ctl)
+	eventually(t, "it is there", func() bool { _, idle := w.counts(); return idle == 1 })
+	go func() {
+		if _, err := http.ReadRequest(f.r); err == nil {
+			_, _ = io.WriteString(f, answer)
+			if closes {
+				_ = f.NetConn().Close()
+			}
+		}
+	}()
+	return w
+}
+
 // control opens a session by hand and reports once.
 func control(t testing.TB, g *gate, id *Identity) (*fake, *Worker) {
 	t.Helper()

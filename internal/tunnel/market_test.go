@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -81,17 +79,7 @@ func TestHostileMarket(t *testing.T) {
 		"other status": "HTTP/1.1 302 Go\r\nContent-Length: 0\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := serveGate(t, quick())
-			id := newID(t)
-			ctl, w := control(t, g, id)
-			f := dataOf(t, g, id, ctl)
-			eventually(t, "it is there", func() bool { _, idle := w.counts(); return idle == 1 })
-			go func() {
-				if _, err := http.ReadRequest(f.r); err == nil {
-					_, _ = io.WriteString(f, answer)
-					_ = f.NetConn().Close()
-				}
-			}()
+			w := answers(t, quick(), answer, true)
 			if err := w.Market(t.Context(), nil); err == nil || errors.Is(err, h1.ErrStale) {
 				t.Errorf("got %v", err)
 			}
